@@ -1,0 +1,1 @@
+"""The default face model: ICT-FaceKit geometry and an albedo basis learned from the London photos, by one command."""
