@@ -1,0 +1,37 @@
+"""Every face in a photo, in 3D, in one forward pass.
+
+>>> import wm3dr
+>>> result = wm3dr.reconstruct("photo.jpg")     # also a uint8 RGB array, bytes or a PIL image
+>>> for face in result:
+...     face.score, face.box, face.landmarks, face.pose
+
+Frames, axes and units are those of CONVENTIONS.md. Importing wm3dr loads neither onnxruntime nor Pillow.
+"""
+
+from importlib.metadata import version as _version
+
+from .api import Reconstructor, reconstruct
+from .camera import Camera
+from .encoder import Encoder
+from .errors import ModelError
+from .face_model import FaceModel
+from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Raster, Result
+
+__version__: str = _version("wm3dr")
+
+__all__ = [
+    "LANDMARK_GROUPS",
+    "Camera",
+    "Coefficients",
+    "Encoder",
+    "Face",
+    "FaceModel",
+    "Mesh",
+    "ModelError",
+    "Pose",
+    "Raster",
+    "Reconstructor",
+    "Result",
+    "__version__",
+    "reconstruct",
+]

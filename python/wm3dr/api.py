@@ -1,0 +1,313 @@
+"""`reconstruct` and `Reconstructor`: photo → encoder → peaks → coefficients → pose and camera → result."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _native
+from .camera import Camera
+from .dense import DenseFaces
+from .encoder import Encoder, Providers
+from .face_model import FaceModel
+from .image import ColorOrder, ImageSource, NetworkInput, network_input
+from .result import Coefficients, Face, Pose, Result
+from .threads import check_threads
+
+F32 = NDArray[np.float32]
+
+DEFAULT_MAX_SIDE = 640
+"""Longer side of the photo at network scale."""
+AMBIENT = 0.8
+"""Ambient light that illumination rows are offsets from (CONVENTIONS.md §4)."""
+
+
+class Reconstructor:
+    """An encoder and a face model, ready for many photos. One may be shared by threads.
+
+    Parameters
+    ----------
+    encoder : path or Encoder, optional
+        ONNX file; None takes the default of the wheel.
+    face_model : path or FaceModel, optional
+        Face-model file; None takes the default of the wheel.
+    providers : list, optional
+        Execution providers as onnxruntime takes them; None takes CUDA where onnxruntime has it, else the CPU.
+    threads : int, optional
+        Threads of onnxruntime and of the native code, each; None takes what affinity and cgroup quota allow.
+    max_side : int
+        The photo is scaled down (never up) until its longer side is at most this. Larger finds smaller faces and
+        takes longer.
+    score_threshold : float, optional
+        Least score of a face, between 0 and 1; None takes the encoder's own.
+    allow_fallback : bool
+        Accept another provider than the first, with a warning, where it cannot be had.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such encoder or face model.
+    wm3dr.ModelError
+        One of them is broken, or they do not belong together.
+    RuntimeError
+        The first provider is not in use (and `allow_fallback` is false).
+    TypeError, ValueError
+        An argument is of another type or out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: str | os.PathLike[str] | Encoder | None = None,
+        face_model: str | os.PathLike[str] | FaceModel | None = None,
+        providers: Providers | None = None,
+        threads: int | None = None,
+        max_side: int = DEFAULT_MAX_SIDE,
+        score_threshold: float | None = None,
+        *,
+        allow_fallback: bool = False,
+    ) -> None:
+        self.threads = check_threads(threads)
+        self.max_side = _checked_max_side(max_side)
+        self.face_model = face_model if isinstance(face_model, FaceModel) else FaceModel.load(face_model)
+        if not isinstance(encoder, Encoder):
+            encoder = Encoder(encoder, providers=providers, threads=self.threads, allow_fallback=allow_fallback)
+        elif providers is not None:
+            raise ValueError("'providers' cannot be changed on an Encoder that is already open")
+        self.encoder = encoder
+        self.encoder.contract.check_face_model(self.face_model)
+        self.score_threshold = _checked_threshold(score_threshold, encoder.contract.peak_threshold)
+        self._slices = encoder.contract.slices()
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+        return self.encoder.provider
+
+    def reconstruct(
+        self, image: ImageSource, camera: Camera | None = None, *, color: ColorOrder = "rgb", render: bool = False
+    ) -> Result:
+        """Find and reconstruct every face of a photo.
+
+        Parameters
+        ----------
+        image : array, path, bytes or PIL image
+            See `wm3dr.image.read_rgb`.
+        camera : Camera, optional
+            The real camera of the photo. The default is METHOD.md's: f = 1015 px at network scale, principal point in
+            the middle. Where you give f', c', every face keeps its rotation, and its translation is solved anew so
+            that the model origin stays on its pixel (u, v) and the face its size:
+            ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``, ``t_y' = t_z' (v − c_y')/f'``.
+        color : "rgb" or "bgr"
+            Channel order of an array.
+        render : bool
+            Compute vertices, colours and the raster at once, instead of when asked for.
+
+        Returns
+        -------
+        result : Result
+            No face is an empty result, not an error.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            `image` or `camera` is no such thing; see `read_rgb`. A camera of another size is a ValueError.
+        """
+        if camera is not None and not isinstance(camera, Camera):
+            raise TypeError(f"'camera' must be a wm3dr.Camera or None, not {type(camera).__name__}")
+        return self._from_input(self._timed_input(image, color), camera, render)
+
+    def reconstruct_batch(
+        self, images: Iterable[ImageSource], *, color: ColorOrder = "rgb", render: bool = False
+    ) -> list[Result]:
+        """Reconstruct several photos, in order; see `reconstruct` and, for streams, `reconstruct_stream`."""
+        return list(self.reconstruct_stream(images, color=color, render=render))
+
+    def reconstruct_stream(
+        self, images: Iterable[ImageSource], *, color: ColorOrder = "rgb", render: bool = False
+    ) -> Iterator[Result]:
+        """Yield a result per photo of an iterable that may be endless; the next photo is read meanwhile.
+
+        A photo that cannot be read raises its error at its turn.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="wm3dr-read") as reader:
+            ahead: Future[tuple[NetworkInput, float]] | None = None
+            for image in images:
+                following = reader.submit(self._timed_input, image, color)
+                if ahead is not None:
+                    yield self._from_input(ahead.result(), None, render)
+                ahead = following
+            if ahead is not None:
+                yield self._from_input(ahead.result(), None, render)
+
+    def _timed_input(self, image: ImageSource, color: ColorOrder) -> tuple[NetworkInput, float]:
+        start = time.perf_counter()
+        photo = network_input(image, self.max_side, color)
+        return photo, 1e3 * (time.perf_counter() - start)
+
+    def _from_input(self, timed: tuple[NetworkInput, float], camera: Camera | None, render: bool) -> Result:
+        photo, preprocess_ms = timed
+        timings = {"preprocess": preprocess_ms}
+        watch = _Watch(timings)
+        contract = self.encoder.contract
+        width, height = photo.size
+        default = Camera(contract.focal / photo.scale, (width / 2, height / 2), photo.size)
+        if camera is not None and camera.size != photo.size:
+            raise ValueError(f"'camera' has size {camera.size}, but the image is {photo.size} (width, height)")
+
+        heatmap, coefficients = self.encoder.predict(photo.tensor)
+        watch.lap("encode")
+        peaks, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
+        centers = (peaks[:, ::-1] + np.float32(0.5)) * np.float32(contract.stride)
+        inside = (centers * np.float32(1.0 / photo.scale) <= np.array(photo.size, np.float32)).all(axis=1)
+        peaks, scores, centers = peaks[inside], scores[inside], centers[inside]
+        rows = _native.gather_coefficients(coefficients[0], peaks)
+        watch.lap("peaks")
+
+        parts = {name: np.ascontiguousarray(rows[:, part]) for name, part in self._slices.items()}
+        illumination = parts["illumination"].reshape(-1, 3, 9)
+        illumination[:, :, 0] += np.float32(AMBIENT)
+        rotations = _native.rotations_from_vectors(parts["rotation"])
+        translations = _native.translations_from_offsets(
+            parts["translation"],
+            centers,
+            contract.focal,
+            (width * photo.scale / 2, height * photo.scale / 2),
+        )
+        if camera is not None:
+            translations = translations_for_camera(translations, default, camera)
+        dense = DenseFaces(
+            self.face_model,
+            identity=parts["identity"],
+            expression=parts["expression"],
+            albedo=parts["albedo"],
+            illumination=illumination,
+            rotations=rotations,
+            translations=translations,
+            camera=camera or default,
+            threads=self.threads,
+        )
+        faces = _faces(dense, parts, illumination, rotations, translations, scores, centers / photo.scale)
+        watch.lap("decode")
+        result = Result(faces, dense.camera, photo.size, self.provider, timings, dense)
+        if render:
+            result.render()
+            watch.lap("render")
+        timings["total"] = sum(timings.values())
+        return result
+
+
+def _faces(
+    dense: DenseFaces,
+    parts: dict[str, F32],
+    illumination: F32,
+    rotations: F32,
+    translations: F32,
+    scores: F32,
+    centers: F32,
+) -> tuple[Face, ...]:
+    """Put the sparse values of F faces together."""
+    camera, native = dense.camera, dense.face_model.native
+    landmarks_model = native.landmarks(parts["identity"], parts["expression"])
+    landmarks_camera = _native.transform(landmarks_model, rotations, translations, 1)
+    landmarks = _native.project(landmarks_camera, camera.focal, camera.principal_point)
+    poses = _native.pose_from_rotations(rotations)
+    boxes = native.boxes(
+        parts["identity"],
+        parts["expression"],
+        rotations,
+        translations,
+        camera.focal,
+        camera.principal_point,
+        dense._threads,
+    )
+    return tuple(
+        Face(
+            index=index,
+            score=float(scores[index]),
+            box=boxes[index],
+            center=centers[index],
+            landmarks=landmarks[index],
+            landmarks_camera=landmarks_camera[index],
+            rotation=rotations[index],
+            translation=translations[index],
+            pose=Pose(*(float(angle) for angle in poses[index])),
+            coefficients=Coefficients(
+                identity=parts["identity"][index],
+                expression=parts["expression"][index],
+                albedo=parts["albedo"][index],
+                illumination=illumination[index],
+            ),
+            _dense=dense,
+        )
+        for index in range(len(scores))
+    )
+
+
+def translations_for_camera(translations: F32, default: Camera, camera: Camera) -> F32:
+    """Return the (F, 3) translations, mm, that keep pixel and size of every model origin under another camera.
+
+    With ``u = c_x + f t_x/t_z``: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``; likewise for y.
+    """
+    pixels = translations[:, :2] / translations[:, 2:] * default.focal + np.array(default.principal_point)
+    depth = translations[:, 2:] * (camera.focal / default.focal)
+    return np.concatenate([depth * (pixels - np.array(camera.principal_point)) / camera.focal, depth], axis=1).astype(
+        np.float32
+    )
+
+
+class _Watch:
+    """Writes the milliseconds between laps."""
+
+    def __init__(self, timings: dict[str, float]) -> None:
+        self._timings, self._last = timings, time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._timings[stage] = 1e3 * (now - self._last)
+        self._last = now
+
+
+def _checked_max_side(max_side: int) -> int:
+    if isinstance(max_side, bool) or not isinstance(max_side, int | np.integer):
+        raise TypeError(f"'max_side' must be an int (pixels), not {type(max_side).__name__}")
+    if max_side < 32:
+        raise ValueError(f"'max_side' must be at least 32 pixels, not {max_side}")
+    return int(max_side)
+
+
+def _checked_threshold(threshold: float | None, default: float) -> float:
+    if threshold is None:
+        return default
+    if isinstance(threshold, bool) or not isinstance(threshold, float | int | np.floating):
+        raise TypeError(f"'score_threshold' must be a number, not {type(threshold).__name__}")
+    if not 0.0 < threshold <= 1.0:
+        raise ValueError(f"'score_threshold' must be above 0 and at most 1, not {threshold}")
+    return float(threshold)
+
+
+_default: Reconstructor | None = None
+_default_lock = threading.Lock()
+
+
+def default_reconstructor() -> Reconstructor:
+    """Return the `Reconstructor` of this process with all defaults, made at the first call."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Reconstructor()
+        return cast(Reconstructor, _default)
+
+
+def reconstruct(
+    image: ImageSource, camera: Camera | None = None, *, color: ColorOrder = "rgb", render: bool = False
+) -> Result:
+    """Find and reconstruct every face of a photo, with the default models; see `Reconstructor.reconstruct`.
+
+    The first call of a process opens the models (about a second); later calls and other threads share them.
+    """
+    return default_reconstructor().reconstruct(image, camera, color=color, render=render)

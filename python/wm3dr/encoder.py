@@ -1,0 +1,325 @@
+"""The encoder: an ONNX network run by onnxruntime, and the contract that its file states.
+
+The only importer of onnxruntime, and only when an encoder is opened.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelError
+from .face_model import FaceModel
+from .files import DEFAULT_ENCODER, require_file
+from .image import MULTIPLE
+from .threads import check_threads
+
+FORMAT = "wm3dr-encoder"
+VERSION = 1
+GROUPS = ("identity", "expression", "albedo", "rotation", "illumination", "translation")
+"""Coefficient groups in the order of a row (CONVENTIONS.md §4)."""
+FIXED_WIDTHS = {"rotation": 3, "illumination": 27, "translation": 3}
+DEPTH_OFFSET = 10.0
+UNIT_MM = 100.0
+
+Providers: TypeAlias = Sequence[str | tuple[str, Mapping[str, Any]]]
+"""Execution providers as onnxruntime takes them, best first."""
+
+CUDA_COMMAND = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+CPU_COMMAND = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+
+
+@dataclass(frozen=True)
+class EncoderContract:
+    """What an encoder's file says about itself (ONNX metadata, version 1)."""
+
+    face_model: str
+    """Name of the face model that its coefficients belong to."""
+    face_model_sha256: str
+    """SHA-256 of that face model's file."""
+    layout: tuple[tuple[str, int], ...]
+    """(group, width) along a coefficient row, in the order of CONVENTIONS.md §4."""
+    stride: int
+    """Network pixels per cell."""
+    focal: float
+    """Focal length at network scale, pixels."""
+    peak_window: int
+    """Side of the neighbourhood whose maximum a peak is, cells."""
+    peak_threshold: float
+    """Least heatmap value of a face."""
+    licence: str
+    """Terms of the weights."""
+    training: Mapping[str, Any]
+    """Summary of the training."""
+
+    @property
+    def n_coefficients(self) -> int:
+        """C, width of a coefficient row."""
+        return sum(width for _, width in self.layout)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each group lies in a row."""
+        ends = np.cumsum([width for _, width in self.layout])
+        return {name: slice(int(end) - width, int(end)) for (name, width), end in zip(self.layout, ends, strict=True)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "EncoderContract":
+        """Read the metadata of an ONNX file; ModelError for what is missing, unknown or malformed."""
+        if metadata.get("wm3dr_format") != FORMAT:
+            raise ModelError(
+                f"metadata 'wm3dr_format' is {metadata.get('wm3dr_format')!r}, not {FORMAT!r}: not a wm3dr encoder"
+            )
+        if metadata.get("wm3dr_version") != str(VERSION):
+            raise ModelError(
+                f"encoder contract version is {metadata.get('wm3dr_version')!r}; this wm3dr runs version {VERSION}"
+            )
+        for key, known in (("depth_offset", DEPTH_OFFSET), ("unit_mm", UNIT_MM)):
+            if _number(metadata, key) != known:
+                raise ModelError(f"metadata {key!r} is {metadata[key]!r}; version {VERSION} has {known}")
+        contract = cls(
+            face_model=_text(metadata, "face_model"),
+            face_model_sha256=_text(metadata, "face_model_sha256"),
+            layout=_layout(metadata),
+            stride=int(_number(metadata, "stride")),
+            focal=_number(metadata, "focal"),
+            peak_window=int(_number(metadata, "peak_window")),
+            peak_threshold=_number(metadata, "peak_threshold"),
+            licence=_text(metadata, "licence"),
+            training=_json(metadata, "training"),
+        )
+        if contract.stride < 1 or MULTIPLE % contract.stride:
+            raise ModelError(f"metadata 'stride' is {contract.stride}, which does not divide {MULTIPLE}")
+        if not (contract.focal > 0 and 0 < contract.peak_threshold < 1 and contract.peak_window % 2 == 1):
+            raise ModelError(
+                f"metadata out of range: focal {contract.focal} (> 0), peak_threshold {contract.peak_threshold} "
+                f"(between 0 and 1), peak_window {contract.peak_window} (odd)"
+            )
+        return contract
+
+    def check_face_model(self, face_model: FaceModel) -> None:
+        """Raise ModelError unless the coefficients belong to this very face model."""
+        expected = {**face_model.widths, **FIXED_WIDTHS}
+        if dict(self.layout) != expected:
+            raise ModelError(
+                f"the encoder's coefficients {dict(self.layout)} do not fit face model {face_model.name!r}: {expected}"
+            )
+        if self.face_model_sha256 != face_model.sha256:
+            raise ModelError(
+                f"the encoder was trained with face model {self.face_model!r} (sha256 {self.face_model_sha256[:12]}…), "
+                f"but got {face_model.name!r} (sha256 {face_model.sha256[:12]}…): its coefficients mean other shapes"
+            )
+
+
+def _text(metadata: Mapping[str, str], key: str) -> str:
+    if key not in metadata:
+        raise ModelError(f"metadata {key!r} is missing")
+    return metadata[key]
+
+
+def _number(metadata: Mapping[str, str], key: str) -> float:
+    text = _text(metadata, key)
+    try:
+        return float(text)
+    except ValueError:
+        raise ModelError(f"metadata {key!r} is {text!r}, not a number") from None
+
+
+def _json(metadata: Mapping[str, str], key: str) -> Any:
+    try:
+        return json.loads(_text(metadata, key))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"metadata {key!r} is not JSON: {error}") from None
+
+
+def _layout(metadata: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    value = _json(metadata, "layout")
+    try:
+        layout = tuple((str(name), int(width)) for name, width in value)
+    except (TypeError, ValueError):
+        raise ModelError(f"metadata 'layout' is {value!r}, not a list of (group, width)") from None
+    if tuple(name for name, _ in layout) != GROUPS:
+        raise ModelError(f"metadata 'layout' has groups {[name for name, _ in layout]}, not {list(GROUPS)}")
+    return layout
+
+
+class Encoder:
+    """An encoder ready to run. One may be shared by threads.
+
+    Parameters
+    ----------
+    path : path, optional
+        ONNX file of contract version 1; None opens the default encoder of the wheel.
+    providers : list of str or (str, dict), optional
+        Execution providers as onnxruntime takes them. None takes CUDA where the installed onnxruntime has it, else the
+        CPU.
+    threads : int, optional
+        Threads of onnxruntime's pool; None takes what the process may use.
+    allow_fallback : bool
+        Accept the CPU, with a warning, where CUDA was asked for and cannot be had.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ModelError
+        It is no ONNX file, or does not keep the contract; the message says where.
+    RuntimeError
+        A provider was asked for and is not in use (and `allow_fallback` is false).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        providers: Providers | None = None,
+        threads: int | None = None,
+        allow_fallback: bool = False,
+    ) -> None:
+        self.path: Path = require_file(DEFAULT_ENCODER if path is None else path, "encoder")
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = check_threads(threads)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        wanted = _wanted_providers(providers, ort.get_available_providers())
+        _check_available(wanted, ort.get_available_providers(), allow_fallback)
+        if _provider_name(wanted[0]) == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+        usable = [entry for entry in wanted if _provider_name(entry) in ort.get_available_providers()]
+        content = self.path.read_bytes()
+        try:
+            self._session = ort.InferenceSession(content, options, providers=usable or ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own types, which differ between versions
+            raise ModelError(f"{self.path}: onnxruntime cannot open it: {error}") from error
+        self.sha256: str = hashlib.sha256(content).hexdigest()
+        self.provider: str = self._session.get_providers()[0]
+        """The provider really in use."""
+        _check_in_use(wanted[0], self.provider, explicit=providers is not None, allow_fallback=allow_fallback)
+        try:
+            self.contract = EncoderContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+            self._check_signature()
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from error
+
+    def _check_signature(self) -> None:
+        inputs = {i.name: i.type for i in self._session.get_inputs()}
+        outputs = {o.name: o.type for o in self._session.get_outputs()}
+        tensor = "tensor(float)"
+        if inputs != {"image": tensor} or outputs != {"heatmap": tensor, "coefficients": tensor}:
+            raise ModelError(
+                f"inputs {inputs} and outputs {outputs} are not float32 'image' and 'heatmap', 'coefficients'"
+            )
+
+    def predict(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network.
+
+        Parameters
+        ----------
+        image : (B, 3, H, W) float32
+            RGB 0-255; H and W multiples of 32.
+
+        Returns
+        -------
+        heatmap : (B, 1, H/stride, W/stride) float32
+            Probability that a face has its centre in the cell.
+        coefficients : (B, C, H/stride, W/stride) float32
+            A coefficient row per cell (CONVENTIONS.md §4).
+
+        Raises
+        ------
+        ModelError
+            The network returned other shapes than its contract says.
+        """
+        heatmap, coefficients = self._session.run(["heatmap", "coefficients"], {"image": image})
+        batch, _, height, width = image.shape
+        cells = (height // self.contract.stride, width // self.contract.stride)
+        wanted = ((batch, 1, *cells), (batch, self.contract.n_coefficients, *cells))
+        if (heatmap.shape, coefficients.shape) != wanted:
+            raise ModelError(
+                f"{self.path}: 'heatmap' {heatmap.shape} and 'coefficients' {coefficients.shape} are not {wanted}"
+            )
+        return heatmap, coefficients
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Return the installed distributions that hold the package `onnxruntime`, name -> version."""
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def runtime_conflict() -> str | None:
+    """Return what is wrong and how to repair it where several onnxruntime distributions are installed, else None.
+
+    They unpack into the same folder, and the one installed last hides the others (microsoft/onnxruntime#26996).
+    """
+    found = installed_runtimes()
+    if len(found) < 2:
+        return None
+    return (
+        f"{' and '.join(found)} are installed together and overwrite each other; keep one. "
+        f"For CUDA: {CUDA_COMMAND}    For the CPU: {CPU_COMMAND}"
+    )
+
+
+def _provider_name(entry: str | tuple[str, Mapping[str, Any]]) -> str:
+    return entry if isinstance(entry, str) else entry[0]
+
+
+def _wanted_providers(providers: Providers | None, available: Sequence[str]) -> Providers:
+    if providers is None:
+        cuda = ["CUDAExecutionProvider"] if "CUDAExecutionProvider" in available else []
+        return [*cuda, "CPUExecutionProvider"]
+    if isinstance(providers, str) or not isinstance(providers, Sequence):
+        raise TypeError(f"'providers' must be a list of provider names as onnxruntime takes them, not {providers!r}")
+    if not providers:
+        raise ValueError("'providers' is empty; None takes the default")
+    return providers
+
+
+def _check_available(wanted: Providers, available: Sequence[str], allow_fallback: bool) -> None:
+    """Raise RuntimeError where the first provider is not in the installed onnxruntime; warn of a mixed installation."""
+    conflict = runtime_conflict()
+    first = _provider_name(wanted[0])
+    if first in available:
+        if conflict:
+            warnings.warn(conflict, RuntimeWarning, stacklevel=4)
+        return
+    if conflict is None and first == "CUDAExecutionProvider":
+        repair = f"install the CUDA build: {CUDA_COMMAND}"
+    else:
+        repair = conflict or "the installed onnxruntime does not have it"
+    message = f"'providers' asks for {first}, but onnxruntime offers {list(available)}: {repair}"
+    if not allow_fallback:
+        raise RuntimeError(f"{message} (or pass allow_fallback=True)")
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _check_in_use(
+    first: str | tuple[str, Mapping[str, Any]], provider: str, *, explicit: bool, allow_fallback: bool
+) -> None:
+    """Raise RuntimeError (warn, where that is allowed) unless the first provider asked for is really in use."""
+    name = _provider_name(first)
+    if provider == name:
+        return
+    message = (
+        f"{name} could not start (driver, CUDA or cuDNN libraries missing or of another version), "
+        f"{provider} is in use; see `wm3dr doctor`"
+    )
+    if explicit and not allow_fallback:
+        raise RuntimeError(f"{message}; pass allow_fallback=True to accept that")
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,351 @@
+"""What a reconstruction returns. Frames, axes and units are CONVENTIONS.md's.
+
+Sparse values (boxes, landmarks, poses, coefficients) are there at once; dense ones are computed for all faces together
+when the first is asked for, then kept.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .camera import Camera
+from .dense import VIEWER_FROM_CAMERA, DenseFaces
+from .face_model import FaceModel
+
+if TYPE_CHECKING:
+    import trimesh
+    from PIL.Image import Image
+
+    from .image import ImageSource
+
+F32 = NDArray[np.float32]
+Frame = Literal["viewer", "camera", "model"]
+
+LANDMARK_GROUPS: dict[str, slice] = {
+    "jaw": slice(0, 17),
+    "right_brow": slice(17, 22),
+    "left_brow": slice(22, 27),
+    "nose_bridge": slice(27, 31),
+    "nose_base": slice(31, 36),
+    "right_eye": slice(36, 42),
+    "left_eye": slice(42, 48),
+    "outer_lips": slice(48, 60),
+    "inner_lips": slice(60, 68),
+}
+"""Parts of the 68 landmarks; left and right are the subject's."""
+
+
+class Pose(NamedTuple):
+    """Head pose in degrees (CONVENTIONS.md §2); all zero for a frontal, upright face."""
+
+    yaw: float
+    """In [-90, 90]; positive: the nose points to the image's right."""
+    pitch: float
+    """In (-180, 180]; positive: the nose points up."""
+    roll: float
+    """In (-180, 180]; positive: counter-clockwise as seen in the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coefficients:
+    """Coefficients of one face (CONVENTIONS.md §4); widths are the face model's."""
+
+    identity: F32
+    """(K_id,) standard deviations."""
+    expression: F32
+    """(K_exp,) full blendshapes."""
+    albedo: F32
+    """(K_alb,) standard deviations."""
+    illumination: F32
+    """(3, 9) spherical harmonics per channel R, G, B, the ambient term 0.8 included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh with vertex colours."""
+
+    vertices: F32
+    """(N, 3) mm, in `frame`."""
+    normals: F32
+    """(N, 3) unit vectors out of the face, in `frame`."""
+    colors: F32
+    """(N, 3) sRGB-encoded, in [0, 1]."""
+    triangles: NDArray[np.int32]
+    """(T, 3) vertex numbers, counter-clockwise seen from outside."""
+    frame: Frame
+    """"viewer", "camera" or "model" (CONVENTIONS.md §2)."""
+
+    def to_trimesh(self) -> "trimesh.Trimesh":
+        """Return a `trimesh.Trimesh` with the same vertices in the same order."""
+        import trimesh
+
+        return trimesh.Trimesh(
+            vertices=self.vertices,
+            faces=self.triangles,
+            vertex_normals=self.normals,
+            vertex_colors=np.rint(self.colors * 255.0).astype(np.uint8),
+            process=False,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """What is seen at each pixel of the caller's image (CONVENTIONS.md §7); one depth buffer for all faces."""
+
+    color: NDArray[np.uint8]
+    """(H, W, 3) RGB of the rendered faces, 0 where there is nothing."""
+    alpha: NDArray[np.uint8]
+    """(H, W) 255 on a face, 0 where there is nothing."""
+    depth: F32
+    """(H, W) camera z, mm; 0 where there is nothing."""
+    face_id: NDArray[np.int32]
+    """(H, W) number of the face in `result.faces`; -1 where there is nothing."""
+    triangle_id: NDArray[np.int32]
+    """(H, W) number of the triangle in `face_model.triangles`; -1 where there is nothing."""
+    region: NDArray[np.int16]
+    """(H, W) face-part label, an index of `face_model.region_names`; -1 where there is nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face. Pixels are the caller's; millimetres have the scale of the face model (not metric)."""
+
+    index: int
+    """Position in `result.faces`; also its `face_id` in rasters."""
+    score: float
+    """Heatmap value of its peak, in [0, 1]."""
+    box: F32
+    """(4,) x0, y0, x1, y1 px of the projected mesh; it may reach beyond the image."""
+    center: F32
+    """(2,) px, centre of the peak's heatmap cell."""
+    landmarks: F32
+    """(68, 2) px, 300-W order."""
+    landmarks_camera: F32
+    """(68, 3) mm, camera frame."""
+    rotation: F32
+    """(3, 3) model to camera."""
+    translation: F32
+    """(3,) mm, model origin in the camera frame."""
+    pose: Pose
+    """Yaw, pitch, roll in degrees."""
+    coefficients: Coefficients
+    """What the encoder said about the face."""
+    _dense: DenseFaces = field(repr=False)
+
+    @property
+    def face_model(self) -> FaceModel:
+        """The model that the coefficients belong to."""
+        return self._dense.face_model
+
+    @property
+    def blendshapes(self) -> dict[str, float]:
+        """Expression coefficients by name."""
+        values = _floats(self.coefficients.expression)
+        return dict(zip(self.face_model.expression_names, values, strict=True))
+
+    @property
+    def vertices(self) -> F32:
+        """(N, 3) mm, camera frame."""
+        return self._dense.vertices[self.index]
+
+    @property
+    def vertices_px(self) -> F32:
+        """(N, 2) px."""
+        return self._dense.vertices_px[self.index]
+
+    @property
+    def normals(self) -> F32:
+        """(N, 3) unit vectors out of the face, camera frame, as `vertices`."""
+        return self._dense.normals[self.index]
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """(N,) whether the vertex is inside the image, faces the camera and is hidden by no face."""
+        return self._dense.visible[self.index]
+
+    @property
+    def albedo(self) -> F32:
+        """(N, 3) sRGB-encoded reflectance; mostly in [0, 1], not clipped."""
+        return self._dense.albedo[self.index]
+
+    @property
+    def colors(self) -> F32:
+        """(N, 3) albedo times shading, sRGB-encoded, in [0, 1]."""
+        return self._dense.colors[self.index]
+
+    def mesh(self, frame: Frame = "viewer") -> Mesh:
+        """Return the coloured mesh.
+
+        Parameters
+        ----------
+        frame : "viewer", "camera" or "model"
+            Viewer (x right, y up, z towards the camera) is what 3D software expects.
+        """
+        if frame not in ("viewer", "camera", "model"):
+            raise ValueError(f"'frame' must be 'viewer', 'camera' or 'model', not {frame!r}")
+        if frame == "model":
+            vertices = self._dense.vertices_model[self.index]
+            normals = self.normals @ self.rotation
+        else:
+            signs = VIEWER_FROM_CAMERA if frame == "viewer" else np.ones(3, np.float32)
+            vertices, normals = self.vertices * signs, self.normals * signs
+        return Mesh(vertices, normals, self.colors, self.face_model.triangles, frame)
+
+    def to_trimesh(self) -> "trimesh.Trimesh":
+        """Return the mesh as a `trimesh.Trimesh`, viewer frame, mm."""
+        return self.mesh().to_trimesh()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this face alone as .glb, .obj or .ply; see `Result.save`."""
+        from .export import save_faces
+
+        save_faces([self], self._dense.camera, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything sparse, JSON-able."""
+        return {
+            "score": _floats(self.score),
+            "box": _floats(self.box),
+            "center": _floats(self.center),
+            "landmarks": _floats(self.landmarks),
+            "landmarks_camera": _floats(self.landmarks_camera),
+            "rotation": _floats(self.rotation),
+            "translation": _floats(self.translation),
+            "pose": self.pose._asdict(),
+            "coefficients": {
+                "identity": _floats(self.coefficients.identity),
+                "expression": _floats(self.coefficients.expression),
+                "albedo": _floats(self.coefficients.albedo),
+                "illumination": _floats(self.coefficients.illumination),
+            },
+            "blendshapes": self.blendshapes,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """All faces of one photo, best score first; `len`, iteration and indexing go to the faces."""
+
+    faces: tuple[Face, ...]
+    """The faces; empty where none was found."""
+    camera: Camera
+    """The camera that all faces share."""
+    size: tuple[int, int]
+    """(width, height) of the photo, px."""
+    provider: str
+    """The execution provider that ran the encoder."""
+    timings: Mapping[str, float]
+    """Milliseconds by stage: preprocess, encode, peaks, decode, render (with render=True), total."""
+    _dense: DenseFaces = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __iter__(self) -> Iterator[Face]:
+        return iter(self.faces)
+
+    @overload
+    def __getitem__(self, index: int) -> Face: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Face, ...]: ...
+    def __getitem__(self, index: int | slice) -> Face | tuple[Face, ...]:
+        return self.faces[index]
+
+    @property
+    def face_model(self) -> FaceModel:
+        """The model that the faces were decoded with."""
+        return self._dense.face_model
+
+    def render(self) -> Raster:
+        """Draw all faces at the size of the photo, with one depth buffer. Computed once, then kept."""
+        buffers = self._dense.raster
+        hit = buffers.triangle_id >= 0
+        color = self._dense.interpolate(buffers, self._dense.colors) if len(self) else np.zeros((*hit.shape, 3))
+        return Raster(
+            color=np.rint(color * 255.0).astype(np.uint8),
+            alpha=np.where(hit, np.uint8(255), np.uint8(0)),
+            depth=buffers.depth,
+            face_id=buffers.face_id,
+            triangle_id=buffers.triangle_id,
+            region=region_from_raster(buffers.triangle_id, buffers.barycentric, self.face_model),
+        )
+
+    def draw(self, image: "ImageSource", kind: str = "overlay", **options: Any) -> "Image":
+        """Draw the result on its photo.
+
+        Parameters
+        ----------
+        image : array, path, bytes or PIL image
+            The photo that was reconstructed.
+        kind : "overlay", "attributes" or "views"
+            Meshes over the photo with boxes and landmarks; the paper's figure 11 (boxes and landmarks, render, head
+            pose and face parts); its figure 12 (front, right and top view of all faces in the common space).
+        options
+            As `wm3dr.draw.overlay`, `attributes` and `views` take them.
+
+        Returns
+        -------
+        picture : PIL.Image.Image
+
+        Raises
+        ------
+        ValueError
+            `kind` is none of these, or `image` has another size than the photo.
+        """
+        from . import draw
+
+        return draw.draw(self, image, kind, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result; the suffix says how. Whole or not at all; an existing file is replaced.
+
+        .json
+            Everything of `to_dict`.
+        .glb
+            The scene: a node per face (model frame, metres, vertex colours) and the camera.
+        .obj, .ply
+            All faces as one mesh file with vertex colours, viewer frame, mm.
+
+        Raises
+        ------
+        ValueError
+            The suffix is none of these, or there is no face to write as .obj or .ply.
+        OSError
+            The file cannot be written.
+        """
+        from .export import save_result
+
+        save_result(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything sparse, JSON-able: size, camera, provider, timings, face_model, faces."""
+        return {
+            "format": "wm3dr-result",
+            "version": 1,
+            "size": list(self.size),
+            "camera": self.camera.to_dict(),
+            "provider": self.provider,
+            "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
+            "face_model": {"name": self.face_model.name, "sha256": self.face_model.sha256},
+            "faces": [face.to_dict() for face in self.faces],
+        }
+
+
+def region_from_raster(triangle_id: NDArray[np.int32], barycentric: F32, face_model: FaceModel) -> NDArray[np.int16]:
+    """Return the face-part label at each pixel, that of the nearest corner; -1 where there is nothing. (H, W) int16."""
+    region = np.full(triangle_id.shape, -1, np.int16)
+    hit = triangle_id >= 0
+    corners = face_model.triangles[triangle_id[hit]]
+    nearest = barycentric[hit].argmax(axis=1)
+    region[hit] = face_model.regions[corners[np.arange(len(corners)), nearest]]
+    return region
+
+
+def _floats(values: Any) -> Any:
+    """Return float32 values as the shortest Python floats (nested lists) that read back equal."""
+    array = np.asarray(values, np.float32)
+    return array.astype(str).astype(np.float64).tolist()
