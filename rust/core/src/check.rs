@@ -1,0 +1,98 @@
+//! Checks that several stages share. They run before any kernel does.
+
+use half::f16;
+
+use crate::error::{Error, Result};
+
+/// Values tested before the loop looks whether one of them was not finite.
+const RUN: usize = 1024;
+const EXPONENT_F32: u32 = 0x7f80_0000;
+const EXPONENT_F16: u16 = 0x7c00;
+
+/// Fails on the first NaN or infinity.
+pub(crate) fn finite(name: &'static str, values: &[f32]) -> Result<()> {
+    for (run, chunk) in values.chunks(RUN).enumerate() {
+        // Exponent bits all set = NaN or infinity; an OR over the run is a loop without branches.
+        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT_F32 == EXPONENT_F32));
+        if bad {
+            let index = chunk.iter().position(|v| !v.is_finite()).unwrap_or(0) + run * RUN;
+            return Err(Error::NonFinite { name, index });
+        }
+    }
+    Ok(())
+}
+
+/// [`finite`] for half precision.
+pub(crate) fn finite_f16(name: &'static str, values: &[f16]) -> Result<()> {
+    match values.iter().position(|v| v.to_bits() & EXPONENT_F16 == EXPONENT_F16) {
+        Some(index) => Err(Error::NonFinite { name, index }),
+        None => Ok(()),
+    }
+}
+
+/// Fails unless every index is in `0..count`.
+pub(crate) fn indices(name: &'static str, values: &[i32], count: usize) -> Result<()> {
+    // A negative index is a huge u32, so that one maximum finds both kinds of error.
+    let largest = values.iter().fold(0, |m, &v| m.max(v as u32));
+    if values.is_empty() || (largest as usize) < count {
+        return Ok(());
+    }
+    let bad = values.iter().find(|&&v| v as u32 as usize >= count).copied().unwrap_or(-1);
+    Err(Error::value(name, format!("index {bad}"), format!("indices in 0..{count}")))
+}
+
+/// Fails unless the focal length is positive and everything finite.
+pub(crate) fn camera(focal: f32, principal_point: [f32; 2]) -> Result<()> {
+    if !(focal.is_finite() && focal > 0.0) {
+        return Err(Error::value("focal", focal, "a positive finite number of pixels"));
+    }
+    finite("principal_point", &principal_point)
+}
+
+/// How many faces `count` elements make when each face has `per_face`, given that there are `faces`.
+pub(crate) fn per_face(name: &'static str, count: usize, faces: usize) -> Result<usize> {
+    if faces == 0 {
+        return match count {
+            0 => Ok(0),
+            _ => Err(Error::shape(name, format!("with {count} rows in all"), "that of 0 faces")),
+        };
+    }
+    if count % faces != 0 {
+        return Err(Error::shape(name, format!("with {count} rows in all"), format!("that of {faces} faces")));
+    }
+    Ok(count / faces)
+}
+
+/// Fails unless `got == expected` elements.
+pub(crate) fn length(name: &'static str, got: usize, expected: usize, axis: &str) -> Result<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::shape(name, format!("with {got} {axis}"), format!("{expected} {axis}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_non_finite_value_is_named() {
+        let mut values = vec![0.5; 3000];
+        assert_eq!(finite("x", &values), Ok(()));
+        values[2500] = f32::NAN;
+        values[2600] = f32::INFINITY;
+        assert_eq!(finite("x", &values), Err(Error::NonFinite { name: "x", index: 2500 }));
+        let halves = [f16::ONE, f16::MAX, f16::NEG_INFINITY];
+        assert_eq!(finite_f16("b", &halves), Err(Error::NonFinite { name: "b", index: 2 }));
+    }
+
+    #[test]
+    fn indices_are_refused_on_both_sides() {
+        assert_eq!(indices("triangles", &[0, 4], 5), Ok(()));
+        assert_eq!(indices("triangles", &[], 0), Ok(()));
+        let message = indices("triangles", &[0, 5], 5).unwrap_err().to_string();
+        assert_eq!(message, "'triangles' has index 5, expected indices in 0..5");
+        let message = indices("triangles", &[-1], 5).unwrap_err().to_string();
+        assert_eq!(message, "'triangles' has index -1, expected indices in 0..5");
+    }
+}

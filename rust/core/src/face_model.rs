@@ -1,0 +1,334 @@
+//! The morphable model: validated once, then decoded for any number of faces.
+
+use half::f16;
+
+use crate::basis::PackedBasis;
+use crate::check;
+use crate::error::{Error, Result};
+use crate::subdivision::Subdivision;
+
+/// Landmarks of a face (Multi-PIE order).
+pub const LANDMARKS: usize = 68;
+
+/// The arrays of a face-model file (CONVENTIONS.md §5), row-major, as stored.
+#[derive(Debug, Clone, Copy)]
+pub struct FaceModelParts<'a> {
+    /// `(N0, 3)`, mm, model frame.
+    pub mean_shape: &'a [[f32; 3]],
+    /// `(N0, 3, n_identity)`, mm per standard deviation.
+    pub identity_basis: &'a [f16],
+    /// Columns of `identity_basis`.
+    pub n_identity: usize,
+    /// `(N0, 3, n_expression)`, mm per full blendshape.
+    pub expression_basis: &'a [f16],
+    /// Columns of `expression_basis`.
+    pub n_expression: usize,
+    /// `(N0, 3)`, sRGB-encoded in [0, 1].
+    pub mean_albedo: &'a [[f32; 3]],
+    /// `(N0, 3, n_albedo)`, per standard deviation.
+    pub albedo_basis: &'a [f16],
+    /// Columns of `albedo_basis`.
+    pub n_albedo: usize,
+    /// `(T0, 3)`, counter-clockwise seen from outside.
+    pub triangles: &'a [[i32; 3]],
+    /// `(68,)`, refined vertices.
+    pub landmark_vertices: &'a [i32],
+    /// `(T0, 3, 2)`, per corner.
+    pub uv: &'a [[[f32; 2]; 3]],
+    /// `(N0,)`, a label per vertex.
+    pub regions: &'a [u8],
+    /// `(N0,)`, the vertex on the other side.
+    pub mirror: &'a [i32],
+    /// 0, or 1 when the mesh is to be refined.
+    pub subdivisions: usize,
+}
+
+/// A morphable model with its refined mesh.
+#[derive(Debug)]
+pub struct FaceModel {
+    n_identity: usize,
+    n_expression: usize,
+    subdivision: Subdivision,
+    coarse_triangles: Vec<[i32; 3]>,
+    shape: PackedBasis,
+    albedo: PackedBasis,
+    /// The rows of `shape` that the landmarks need: two ends for each.
+    landmark_ends: PackedBasis,
+    mean_shape: Vec<[f32; 3]>,
+    mean_albedo: Vec<[f32; 3]>,
+    triangles: Vec<[i32; 3]>,
+    landmark_vertices: Vec<i32>,
+    uv: Vec<[[f32; 2]; 3]>,
+    regions: Vec<u8>,
+    mirror: Vec<i32>,
+}
+
+impl FaceModel {
+    /// Checks the parts against each other and prepares the model for decoding.
+    ///
+    /// # Errors
+    /// [`Error::Model`] names the part that does not fit: a length, a non-finite value, an index out of range, a degenerate
+    /// triangle, triangles that disagree on which side is out, or that have the inside out.
+    pub fn new(parts: &FaceModelParts) -> Result<Self> {
+        validate(parts).map_err(Error::in_model)?;
+        let n = parts.mean_shape.len();
+        let subdivision = match parts.subdivisions {
+            0 => Subdivision::none(n),
+            _ => Subdivision::once(n, parts.triangles),
+        };
+        let count = subdivision.refined();
+        i32::try_from(count)
+            .map_err(|_| Error::model("mean_shape", format!("{count} vertices"), "at most 2^31 - 1"))?;
+        validate_landmarks(parts.landmark_vertices, count).map_err(Error::in_model)?;
+        let shape = PackedBasis::new(
+            parts.mean_shape.as_flattened(),
+            &[(parts.identity_basis, parts.n_identity), (parts.expression_basis, parts.n_expression)],
+        );
+        let albedo = PackedBasis::new(parts.mean_albedo.as_flattened(), &[(parts.albedo_basis, parts.n_albedo)]);
+        let ends: Vec<_> = parts
+            .landmark_vertices
+            .iter()
+            .flat_map(|&v| subdivision.ends(v as usize))
+            .flat_map(|v| [3 * v, 3 * v + 1, 3 * v + 2])
+            .collect();
+        Ok(Self {
+            n_identity: parts.n_identity,
+            n_expression: parts.n_expression,
+            coarse_triangles: parts.triangles.to_vec(),
+            landmark_ends: shape.select(ends.into_iter()),
+            shape,
+            albedo,
+            mean_shape: refined_points(&subdivision, parts.mean_shape)?,
+            mean_albedo: refined_points(&subdivision, parts.mean_albedo)?,
+            triangles: subdivision.triangles(parts.triangles),
+            landmark_vertices: parts.landmark_vertices.to_vec(),
+            uv: subdivision.corners(parts.uv),
+            regions: refined_regions(&subdivision, parts.regions),
+            mirror: refined_mirror(&subdivision, parts.mirror),
+            subdivision,
+        })
+    }
+
+    /// Vertices of the refined mesh.
+    pub fn n_vertices(&self) -> usize {
+        self.subdivision.refined()
+    }
+
+    /// Triangles of the refined mesh.
+    pub fn n_triangles(&self) -> usize {
+        self.triangles.len()
+    }
+
+    /// Width of the identity coefficients.
+    pub fn n_identity(&self) -> usize {
+        self.n_identity
+    }
+
+    /// Width of the expression coefficients.
+    pub fn n_expression(&self) -> usize {
+        self.n_expression
+    }
+
+    /// Width of the albedo coefficients.
+    pub fn n_albedo(&self) -> usize {
+        self.albedo.columns()
+    }
+
+    /// `(N, 3)` mm, refined.
+    pub fn mean_shape(&self) -> &[[f32; 3]] {
+        &self.mean_shape
+    }
+
+    /// `(N, 3)`, refined.
+    pub fn mean_albedo(&self) -> &[[f32; 3]] {
+        &self.mean_albedo
+    }
+
+    /// `(T, 3)`, refined.
+    pub fn triangles(&self) -> &[[i32; 3]] {
+        &self.triangles
+    }
+
+    /// `(68,)`, refined vertices.
+    pub fn landmark_vertices(&self) -> &[i32] {
+        &self.landmark_vertices
+    }
+
+    /// `(T, 3, 2)`, refined.
+    pub fn uv(&self) -> &[[[f32; 2]; 3]] {
+        &self.uv
+    }
+
+    /// `(N,)`, refined.
+    pub fn regions(&self) -> &[u8] {
+        &self.regions
+    }
+
+    /// `(N,)`, refined. Where an edge has no mirror image, its midpoint maps to the mirror of its first end.
+    pub fn mirror(&self) -> &[i32] {
+        &self.mirror
+    }
+
+    /// Vertices `(F, N, 3)` of F faces, mm, model frame, from `identity` `(F, n_identity)` and `expression`
+    /// `(F, n_expression)`.
+    ///
+    /// # Errors
+    /// A length that does not fit `faces`, a non-finite value, too many threads.
+    pub fn shapes(&self, faces: usize, identity: &[f32], expression: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
+        let coefficients = self.shape_coefficients(faces, identity, expression)?;
+        self.refined(&self.shape, faces, &coefficients, threads)
+    }
+
+    /// Albedo `(F, N, 3)` of F faces, sRGB-encoded, not clipped, from `albedo` `(F, n_albedo)`.
+    ///
+    /// # Errors
+    /// As [`Self::shapes`].
+    pub fn albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
+        check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
+        check::finite("albedo", albedo)?;
+        self.refined(&self.albedo, faces, albedo, threads)
+    }
+
+    /// Landmarks `(F, 68, 3)` of F faces, mm, model frame: the bytes that [`Self::shapes`] has at `landmark_vertices`.
+    ///
+    /// # Errors
+    /// As [`Self::shapes`].
+    pub fn landmarks(&self, faces: usize, identity: &[f32], expression: &[f32]) -> Result<Vec<[f32; 3]>> {
+        let coefficients = self.shape_coefficients(faces, identity, expression)?;
+        let mut ends = vec![[[0.0; 3]; 2]; faces * LANDMARKS];
+        let mut outputs: Vec<_> = ends.chunks_mut(LANDMARKS).map(|e| e.as_flattened_mut().as_flattened_mut()).collect();
+        self.landmark_ends.decode(&coefficients, &mut outputs, 1)?;
+        Ok(ends.iter().map(|[a, b]| std::array::from_fn(|i| 0.5 * (a[i] + b[i]))).collect())
+    }
+
+    /// The stored vertices `(F, N0, 3)` before refinement, mm, model frame. Every refined vertex lies between two of them.
+    pub(crate) fn coarse_shapes(
+        &self,
+        faces: usize,
+        identity: &[f32],
+        expression: &[f32],
+        threads: usize,
+    ) -> Result<Vec<[f32; 3]>> {
+        let coefficients = self.shape_coefficients(faces, identity, expression)?;
+        let n = self.subdivision.coarse();
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        self.shape.decode(&coefficients, &mut outputs, threads)?;
+        Ok(out)
+    }
+
+    fn shape_coefficients(&self, faces: usize, identity: &[f32], expression: &[f32]) -> Result<Vec<f32>> {
+        check::length("identity", identity.len(), faces * self.n_identity, "values")?;
+        check::length("expression", expression.len(), faces * self.n_expression, "values")?;
+        check::finite("identity", identity)?;
+        check::finite("expression", expression)?;
+        let row = |f: usize| {
+            let identity = &identity[f * self.n_identity..(f + 1) * self.n_identity];
+            let expression = &expression[f * self.n_expression..(f + 1) * self.n_expression];
+            identity.iter().chain(expression).copied()
+        };
+        Ok((0..faces).flat_map(row).collect())
+    }
+
+    fn refined(
+        &self,
+        basis: &PackedBasis,
+        faces: usize,
+        coefficients: &[f32],
+        threads: usize,
+    ) -> Result<Vec<[f32; 3]>> {
+        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
+        basis.decode(coefficients, &mut outputs, threads)?;
+        if !self.subdivision.is_none() {
+            self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
+        }
+        Ok(out)
+    }
+}
+
+fn validate(parts: &FaceModelParts) -> Result<()> {
+    let (n, t) = (parts.mean_shape.len(), parts.triangles.len());
+    if n == 0 {
+        return Err(Error::value("mean_shape", "0 vertices", "at least one"));
+    }
+    if t == 0 {
+        return Err(Error::value("triangles", "0 triangles", "at least one"));
+    }
+    for (name, values, k) in [
+        ("identity_basis", parts.identity_basis, parts.n_identity),
+        ("expression_basis", parts.expression_basis, parts.n_expression),
+        ("albedo_basis", parts.albedo_basis, parts.n_albedo),
+    ] {
+        check::length(name, values.len(), n * 3 * k, "values")?;
+        check::finite_f16(name, values)?;
+    }
+    check::length("mean_albedo", parts.mean_albedo.len(), n, "vertices")?;
+    check::length("landmark_vertices", parts.landmark_vertices.len(), LANDMARKS, "landmarks")?;
+    check::length("uv", parts.uv.len(), t, "triangles")?;
+    check::length("regions", parts.regions.len(), n, "vertices")?;
+    check::length("mirror", parts.mirror.len(), n, "vertices")?;
+    check::finite("mean_shape", parts.mean_shape.as_flattened())?;
+    check::finite("mean_albedo", parts.mean_albedo.as_flattened())?;
+    check::finite("uv", parts.uv.as_flattened().as_flattened())?;
+    check::indices("triangles", parts.triangles.as_flattened(), n)?;
+    check::indices("mirror", parts.mirror, n)?;
+    if parts.subdivisions > 1 {
+        return Err(Error::value("subdivisions", parts.subdivisions, "0 or 1"));
+    }
+    validate_orientation(parts.mean_shape, parts.triangles)
+}
+
+fn validate_landmarks(landmarks: &[i32], count: usize) -> Result<()> {
+    check::indices("landmark_vertices", landmarks, count)
+}
+
+/// Neighbours must run along their common edge in opposite directions, and the surface as a whole must face +z.
+fn validate_orientation(points: &[[f32; 3]], triangles: &[[i32; 3]]) -> Result<()> {
+    let mut edges = Vec::with_capacity(3 * triangles.len());
+    let mut facing = 0.0;
+    for (k, &[a, b, c]) in triangles.iter().enumerate() {
+        if a == b || b == c || c == a {
+            return Err(Error::value("triangles", format!("corners {a}, {b}, {c} in triangle {k}"), "three different"));
+        }
+        edges.extend([(a, b), (b, c), (c, a)]);
+        let [a, b, c] = [a, b, c].map(|v| points[v as usize].map(f64::from));
+        facing += (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]);
+    }
+    edges.sort_unstable();
+    if let Some([(a, b), _]) = edges.array_windows().find(|[p, q]| p == q) {
+        return Err(Error::value(
+            "triangles",
+            format!("two triangles that run along edge {a}-{b} in the same direction"),
+            "one orientation, counter-clockwise seen from outside",
+        ));
+    }
+    if facing <= 0.0 {
+        return Err(Error::value(
+            "triangles",
+            "a surface that faces -z",
+            "counter-clockwise triangles seen from outside, the face looking along +z",
+        ));
+    }
+    Ok(())
+}
+
+fn refined_points(subdivision: &Subdivision, coarse: &[[f32; 3]]) -> Result<Vec<[f32; 3]>> {
+    let mut points = coarse.to_vec();
+    points.resize(subdivision.refined(), [0.0; 3]);
+    subdivision.refine(&mut [&mut points], 1)?;
+    Ok(points)
+}
+
+fn refined_regions(subdivision: &Subdivision, coarse: &[u8]) -> Vec<u8> {
+    coarse.iter().copied().chain(subdivision.edges().iter().map(|e| coarse[e[0] as usize])).collect()
+}
+
+fn refined_mirror(subdivision: &Subdivision, coarse: &[i32]) -> Vec<i32> {
+    let other = |&[a, b]: &[i32; 2]| {
+        let (a, b) = (coarse[a as usize], coarse[b as usize]);
+        subdivision.midpoint(a, b).unwrap_or(a)
+    };
+    coarse.iter().copied().chain(subdivision.edges().iter().map(other)).collect()
+}

@@ -1,0 +1,20 @@
+//! Faces in 3D from an encoder's maps: peaks, morphable model, camera, shading and a rasterizer.
+//!
+//! Frames, units and layouts are those of `CONVENTIONS.md`. The stages, in the order of [`pipeline`]:
+//! `peaks → coefficients → face_model → pose → camera → mesh → illumination → raster`. A stage takes plain slices,
+//! checks them, and returns owned vectors; none keeps state between calls. Results do not depend on the number of
+//! threads.
+
+mod basis;
+mod check;
+mod error;
+mod face_model;
+mod parallel;
+mod subdivision;
+
+pub mod camera;
+pub mod pose;
+
+pub use error::{Error, Result};
+pub use face_model::{FaceModel, FaceModelParts, LANDMARKS};
+pub use parallel::{MAX_THREADS, resolve_threads};

@@ -1,0 +1,20 @@
+//! `wm3dr._native`: the core, seen from Python. No arithmetic here; the docstrings live in the Python package.
+
+#![forbid(unsafe_code)]
+
+mod arrays;
+mod errors;
+mod face_model;
+mod stages;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = true)]
+mod _native {
+    #[pymodule_export]
+    use super::errors::ModelError;
+    #[pymodule_export]
+    use super::face_model::PyFaceModel;
+    #[pymodule_export]
+    use super::stages::{pose_from_rotations, project, rotations_from_vectors, transform, translations_from_offsets};
+}
