@@ -14,6 +14,7 @@ mod subdivision;
 
 pub mod camera;
 pub mod pose;
+pub mod raster;
 
 pub use error::{Error, Result};
 pub use face_model::{FaceModel, FaceModelParts, LANDMARKS};

@@ -5,6 +5,7 @@
 mod arrays;
 mod errors;
 mod face_model;
+mod raster;
 mod stages;
 
 use pyo3::prelude::*;
@@ -15,6 +16,8 @@ mod _native {
     use super::errors::ModelError;
     #[pymodule_export]
     use super::face_model::PyFaceModel;
+    #[pymodule_export]
+    use super::raster::{interpolate, rasterize};
     #[pymodule_export]
     use super::stages::{pose_from_rotations, project, rotations_from_vectors, transform, translations_from_offsets};
 }

@@ -1,0 +1,130 @@
+//! Which triangle each pixel sees (CONVENTIONS.md §7).
+//!
+//! One depth buffer serves all faces. The work goes in four steps, each parallel: project the vertices and snap them to
+//! 1/256 pixel; drop triangles that face away or miss every pixel centre, and sort the rest into bands of rows
+//! ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and triangle number; turn what is left in the
+//! band, while it is in the cache, into barycentrics and depth. Attributes are interpolated afterwards, once per pixel
+//! ([`interpolate`]).
+//!
+//! Edge functions are exact integers, so a pixel centre on a shared edge belongs to exactly one of its triangles. A
+//! band's triangles are drawn in the order (face, triangle) and replace only what is farther, so that the result is that
+//! of one thread without bands.
+
+mod bins;
+mod interpolate;
+mod kernel;
+
+use crate::check;
+use crate::error::{Error, Result};
+use crate::parallel;
+use bins::Bins;
+use kernel::Corner;
+
+pub use interpolate::{RasterView, interpolate};
+
+/// Triangles that reach nearer than this (mm) are dropped.
+pub const NEAR_MM: f32 = 1.0;
+
+/// Longest side of a raster, pixels.
+pub const MAX_SIDE: usize = 32768;
+
+/// Rows that one thread draws at a time.
+const BAND_ROWS: usize = 32;
+
+/// Vertices that one thread projects at a time.
+const VERTICES_PER_PART: usize = 8192;
+
+/// Triangles that one thread sorts at a time.
+const TRIANGLES_PER_PART: usize = 8192;
+
+/// What is seen at each pixel, row-major `(height, width)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raster {
+    /// Width and height, pixels.
+    pub size: [usize; 2],
+    /// The triangle, −1 where there is nothing.
+    pub triangle_id: Vec<i32>,
+    /// Its face, −1 where there is nothing.
+    pub face_id: Vec<i32>,
+    /// Camera z in mm, 0 where there is nothing.
+    pub depth: Vec<f32>,
+    /// Weights of the triangle's corners in space (perspective-correct), 0 where there is nothing.
+    pub barycentric: Vec<[f32; 3]>,
+}
+
+/// Draws `faces` meshes with the same triangles and one depth buffer. `vertices_camera` is `(faces, N, 3)` mm.
+///
+/// # Errors
+/// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
+/// not positive, too many threads.
+pub fn rasterize(
+    vertices_camera: &[[f32; 3]],
+    faces: usize,
+    triangles: &[[i32; 3]],
+    focal: f32,
+    principal_point: [f32; 2],
+    size: [usize; 2],
+    threads: usize,
+) -> Result<Raster> {
+    let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
+    check::finite("vertices_camera", vertices_camera.as_flattened())?;
+    check::camera(focal, principal_point)?;
+    check_size(size)?;
+    check_count(faces, triangles.len())?;
+    if faces > 0 {
+        check::indices("triangles", triangles.as_flattened(), n)?;
+    }
+    let [width, height] = size;
+    let camera = kernel::Camera { focal, principal_point };
+
+    let mut corners = vec![Corner::default(); vertices_camera.len()];
+    let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
+    parallel::for_each(threads, parts, |(corners, vertices)| kernel::project(vertices, &camera, corners))?;
+
+    let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
+    let mut bins: Vec<Bins> = Vec::new();
+    bins.resize_with(faces * per_face, Bins::default);
+    let bands = height.div_ceil(BAND_ROWS);
+    parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
+        let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
+        let last = (first + TRIANGLES_PER_PART).min(triangles.len());
+        let number = face * triangles.len() + first;
+        bins.sort(&triangles[first..last], &corners[face * n..(face + 1) * n], number, size, BAND_ROWS, bands);
+    })?;
+
+    let pixels = width * height;
+    let mut raster = Raster {
+        size,
+        triangle_id: vec![0; pixels],
+        face_id: vec![0; pixels],
+        depth: vec![0.0; pixels],
+        barycentric: vec![[0.0; 3]; pixels],
+    };
+    let scene = kernel::Scene { corners: &corners, vertices: n, triangles };
+    let band = BAND_ROWS * width;
+    let rows = (raster.triangle_id.chunks_mut(band).zip(raster.face_id.chunks_mut(band)))
+        .zip(raster.depth.chunks_mut(band).zip(raster.barycentric.chunks_mut(band)));
+    parallel::for_each(threads, rows.enumerate(), |(band, ((triangle_id, face_id), (depth, barycentric)))| {
+        let mut target = kernel::Band { top: band * BAND_ROWS, width, number: triangle_id, inverse_depth: depth };
+        for number in bins.iter().flat_map(|b| b.band(band)) {
+            kernel::draw(&scene, *number, &mut target);
+        }
+        kernel::resolve(&scene, target, face_id, barycentric);
+    })?;
+    Ok(raster)
+}
+
+fn check_size([width, height]: [usize; 2]) -> Result<()> {
+    let fits = |side| (1..=MAX_SIDE).contains(&side);
+    if fits(width) && fits(height) {
+        return Ok(());
+    }
+    Err(Error::value("size", format!("{width} x {height} pixels"), format!("sides of 1 to {MAX_SIDE}")))
+}
+
+/// Triangle numbers of all faces together, plus one for nothing, must fit 31 bits.
+fn check_count(faces: usize, triangles: usize) -> Result<()> {
+    let total = faces.checked_mul(triangles).filter(|&t| i32::try_from(t + 1).is_ok());
+    let got = || format!("{triangles} triangles for {faces} faces");
+    total.map(|_| ()).ok_or_else(|| Error::value("triangles", got(), "fewer than 2^31 - 1 in all"))
+}

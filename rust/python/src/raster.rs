@@ -1,0 +1,60 @@
+//! The rasterizer's functions.
+
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+use wm3dr_core::raster::{self, RasterView};
+
+use crate::arrays::{Any, Array, Is, array};
+use crate::errors::raised;
+
+type Out<'py, T> = Bound<'py, PyArrayDyn<T>>;
+
+#[pyfunction]
+#[allow(clippy::type_complexity)] // the four maps of a raster
+pub(crate) fn rasterize<'py>(
+    py: Python<'py>,
+    vertices_camera: &Bound<'py, PyAny>,
+    triangles: &Bound<'py, PyAny>,
+    focal: f32,
+    principal_point: (f32, f32),
+    size: (usize, usize),
+    threads: usize,
+) -> PyResult<(Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>)> {
+    let vertices = Array::<f32>::new("vertices_camera", vertices_camera, &[Any("F"), Any("N"), Is(3)])?;
+    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
+    let (faces, v, t) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
+    let out = py
+        .detach(|| raster::rasterize(v, faces, t, focal, principal_point.into(), size.into(), threads))
+        .map_err(raised)?;
+    let [width, height] = out.size;
+    Ok((
+        array(py, out.triangle_id, &[height, width])?,
+        array(py, out.face_id, &[height, width])?,
+        array(py, out.depth, &[height, width])?,
+        array(py, out.barycentric.into_flattened(), &[height, width, 3])?,
+    ))
+}
+
+#[pyfunction]
+pub(crate) fn interpolate<'py>(
+    py: Python<'py>,
+    triangle_id: &Bound<'py, PyAny>,
+    face_id: &Bound<'py, PyAny>,
+    barycentric: &Bound<'py, PyAny>,
+    triangles: &Bound<'py, PyAny>,
+    attributes: &Bound<'py, PyAny>,
+    threads: usize,
+) -> PyResult<Out<'py, f32>> {
+    let triangle_id = Array::<i32>::new("triangle_id", triangle_id, &[Any("H"), Any("W")])?;
+    let (height, width) = (triangle_id.len(0), triangle_id.len(1));
+    let face_id = Array::<i32>::new("face_id", face_id, &[Is(height), Is(width)])?;
+    let barycentric = Array::<f32>::new("barycentric", barycentric, &[Is(height), Is(width), Is(3)])?;
+    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
+    let attributes = Array::<f32>::new("attributes", attributes, &[Any("F"), Any("N"), Any("C")])?;
+    let (faces, channels) = (attributes.len(0), attributes.len(2));
+    let view =
+        RasterView { triangle_id: triangle_id.values()?, face_id: face_id.values()?, barycentric: barycentric.rows()? };
+    let (t, a) = (triangles.rows()?, attributes.values()?);
+    let out = py.detach(|| raster::interpolate(view, t, a, faces, channels, threads)).map_err(raised)?;
+    array(py, out, &[height, width, channels])
+}
