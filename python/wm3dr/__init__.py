@@ -10,10 +10,10 @@ Frames, axes and units are those of CONVENTIONS.md. Importing wm3dr loads neithe
 
 from importlib.metadata import version as _version
 
+from ._native import ModelError
 from .api import Reconstructor, reconstruct
 from .camera import Camera
 from .encoder import Encoder
-from .errors import ModelError
 from .face_model import FaceModel
 from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Raster, Result
 

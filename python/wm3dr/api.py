@@ -12,19 +12,17 @@ from numpy.typing import NDArray
 
 from . import _native
 from .camera import Camera
-from .dense import DenseFaces
+from .decode import decode
 from .encoder import Encoder, Providers
 from .face_model import FaceModel
 from .image import ColorOrder, ImageSource, NetworkInput, network_input
-from .result import Coefficients, Face, Pose, Result
+from .result import Result
 from .threads import check_threads
 
 F32 = NDArray[np.float32]
 
 DEFAULT_MAX_SIDE = 640
 """Longer side of the photo at network scale."""
-AMBIENT = 0.8
-"""Ambient light that illumination rows are offsets from (CONVENTIONS.md §4)."""
 
 
 class Reconstructor:
@@ -81,7 +79,6 @@ class Reconstructor:
         self.encoder = encoder
         self.encoder.contract.check_face_model(self.face_model)
         self.score_threshold = _checked_threshold(score_threshold, encoder.contract.peak_threshold)
-        self._slices = encoder.contract.slices()
 
     @property
     def provider(self) -> str:
@@ -99,9 +96,9 @@ class Reconstructor:
             See `wm3dr.image.read_rgb`.
         camera : Camera, optional
             The real camera of the photo. The default is METHOD.md's: f = 1015 px at network scale, principal point in
-            the middle. Where you give f', c', every face keeps its rotation, and its translation is solved anew so
-            that the model origin stays on its pixel (u, v) and the face its size:
-            ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``, ``t_y' = t_z' (v − c_y')/f'``.
+            the middle. Where you give f', c', the translation of a face is solved anew so that its model origin stays
+            on its pixel (u, v) and the face its size: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``,
+            ``t_y' = t_z' (v − c_y')/f'``. It keeps its rotation against the viewing ray (CONVENTIONS.md §2).
         color : "rgb" or "bgr"
             Channel order of an array.
         render : bool
@@ -168,30 +165,17 @@ class Reconstructor:
         rows = _native.gather_coefficients(coefficients[0], peaks)
         watch.lap("peaks")
 
-        parts = {name: np.ascontiguousarray(rows[:, part]) for name, part in self._slices.items()}
-        illumination = parts["illumination"].reshape(-1, 3, 9)
-        illumination[:, :, 0] += np.float32(AMBIENT)
-        rotations = _native.rotations_from_vectors(parts["rotation"])
-        translations = _native.translations_from_offsets(
-            parts["translation"],
+        dense, faces = decode(
+            rows,
+            scores,
             centers,
-            contract.focal,
-            (width * photo.scale / 2, height * photo.scale / 2),
-        )
-        if camera is not None:
-            translations = translations_for_camera(translations, default, camera)
-        dense = DenseFaces(
-            self.face_model,
-            identity=parts["identity"],
-            expression=parts["expression"],
-            albedo=parts["albedo"],
-            illumination=illumination,
-            rotations=rotations,
-            translations=translations,
-            camera=camera or default,
+            contract=contract,
+            face_model=self.face_model,
+            scale=photo.scale,
+            default=default,
+            camera=camera,
             threads=self.threads,
         )
-        faces = _faces(dense, parts, illumination, rotations, translations, scores, centers / photo.scale)
         watch.lap("decode")
         result = Result(faces, dense.camera, photo.size, self.provider, timings, dense)
         if render:
@@ -199,65 +183,6 @@ class Reconstructor:
             watch.lap("render")
         timings["total"] = sum(timings.values())
         return result
-
-
-def _faces(
-    dense: DenseFaces,
-    parts: dict[str, F32],
-    illumination: F32,
-    rotations: F32,
-    translations: F32,
-    scores: F32,
-    centers: F32,
-) -> tuple[Face, ...]:
-    """Put the sparse values of F faces together."""
-    camera, native = dense.camera, dense.face_model.native
-    landmarks_model = native.landmarks(parts["identity"], parts["expression"])
-    landmarks_camera = _native.transform(landmarks_model, rotations, translations, 1)
-    landmarks = _native.project(landmarks_camera, camera.focal, camera.principal_point)
-    poses = _native.pose_from_rotations(rotations)
-    boxes = native.boxes(
-        parts["identity"],
-        parts["expression"],
-        rotations,
-        translations,
-        camera.focal,
-        camera.principal_point,
-        dense._threads,
-    )
-    return tuple(
-        Face(
-            index=index,
-            score=float(scores[index]),
-            box=boxes[index],
-            center=centers[index],
-            landmarks=landmarks[index],
-            landmarks_camera=landmarks_camera[index],
-            rotation=rotations[index],
-            translation=translations[index],
-            pose=Pose(*(float(angle) for angle in poses[index])),
-            coefficients=Coefficients(
-                identity=parts["identity"][index],
-                expression=parts["expression"][index],
-                albedo=parts["albedo"][index],
-                illumination=illumination[index],
-            ),
-            _dense=dense,
-        )
-        for index in range(len(scores))
-    )
-
-
-def translations_for_camera(translations: F32, default: Camera, camera: Camera) -> F32:
-    """Return the (F, 3) translations, mm, that keep pixel and size of every model origin under another camera.
-
-    With ``u = c_x + f t_x/t_z``: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``; likewise for y.
-    """
-    pixels = translations[:, :2] / translations[:, 2:] * default.focal + np.array(default.principal_point)
-    depth = translations[:, 2:] * (camera.focal / default.focal)
-    return np.concatenate([depth * (pixels - np.array(camera.principal_point)) / camera.focal, depth], axis=1).astype(
-        np.float32
-    )
 
 
 class _Watch:

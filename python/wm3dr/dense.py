@@ -63,7 +63,7 @@ class DenseFaces:
         self._native = face_model.native
         self._identity, self._expression, self._albedo = identity, expression, albedo
         self._illumination, self._rotations, self._translations = illumination, rotations, translations
-        self._threads = threads
+        self.threads = threads
         self._lock = threading.RLock()
         self._kept: dict[str, Any] = {}
 
@@ -83,16 +83,14 @@ class DenseFaces:
     @property
     def vertices_model(self) -> F32:
         """(F, N, 3) mm, model frame."""
-        return self._once(
-            "vertices_model", lambda: self._native.shapes(self._identity, self._expression, self._threads)
-        )
+        return self._once("vertices_model", lambda: self._native.shapes(self._identity, self._expression, self.threads))
 
     @property
     def vertices(self) -> F32:
         """(F, N, 3) mm, camera frame."""
         return self._once(
             "vertices",
-            lambda: _native.transform(self.vertices_model, self._rotations, self._translations, self._threads),
+            lambda: _native.transform(self.vertices_model, self._rotations, self._translations, self.threads),
         )
 
     @property
@@ -106,20 +104,20 @@ class DenseFaces:
     def normals(self) -> F32:
         """(F, N, 3) unit vectors out of the face, camera frame."""
         return self._once(
-            "normals", lambda: _native.vertex_normals(self.vertices, self.face_model.triangles, self._threads)
+            "normals", lambda: _native.vertex_normals(self.vertices, self.face_model.triangles, self.threads)
         )
 
     @property
     def albedo(self) -> F32:
         """(F, N, 3) sRGB-encoded reflectance; mostly in [0, 1], not clipped."""
-        return self._once("albedo", lambda: self._native.albedos(self._albedo, self._threads))
+        return self._once("albedo", lambda: self._native.albedos(self._albedo, self.threads))
 
     @property
     def shading(self) -> F32:
         """(F, N, 3) light arriving per channel (CONVENTIONS.md §6)."""
         return self._once(
             "shading",
-            lambda: _native.shading(self.normals * VIEWER_FROM_CAMERA, self._illumination, self._threads),
+            lambda: _native.shading(self.normals * VIEWER_FROM_CAMERA, self._illumination, self.threads),
         )
 
     @property
@@ -134,7 +132,7 @@ class DenseFaces:
 
     def rasterize(self, camera: Camera) -> RasterBuffers:
         """Draw all faces with one depth buffer through another camera of the same frame (not kept)."""
-        return rasterize(self.vertices, self.face_model.triangles, camera, self._threads)
+        return rasterize(self.vertices, self.face_model.triangles, camera, self.threads)
 
     def interpolate(self, buffers: RasterBuffers, attributes: F32) -> F32:
         """Carry (F, N, C) vertex attributes to the pixels, (H, W, C), 0 where there is nothing."""
@@ -144,7 +142,7 @@ class DenseFaces:
             buffers.barycentric,
             self.face_model.triangles,
             attributes,
-            self._threads,
+            self.threads,
         )
 
     @property

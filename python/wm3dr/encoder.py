@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError
+from ._native import ModelError
 from .face_model import FaceModel
 from .files import DEFAULT_ENCODER, require_file
 from .image import MULTIPLE
@@ -52,6 +52,8 @@ class EncoderContract:
     """Network pixels per cell."""
     focal: float
     """Focal length at network scale, pixels."""
+    rotation_frame: str
+    """"ray" (the rotation vector is relative to the face's viewing ray) or "camera" (CONVENTIONS.md §2)."""
     peak_window: int
     """Side of the neighbourhood whose maximum a peak is, cells."""
     peak_threshold: float
@@ -91,11 +93,14 @@ class EncoderContract:
             layout=_layout(metadata),
             stride=int(_number(metadata, "stride")),
             focal=_number(metadata, "focal"),
+            rotation_frame=_text(metadata, "rotation_frame"),
             peak_window=int(_number(metadata, "peak_window")),
             peak_threshold=_number(metadata, "peak_threshold"),
             licence=_text(metadata, "licence"),
             training=_json(metadata, "training"),
         )
+        if contract.rotation_frame not in ("ray", "camera"):
+            raise ModelError(f"metadata 'rotation_frame' is {contract.rotation_frame!r}, not 'ray' or 'camera'")
         if contract.stride < 1 or MULTIPLE % contract.stride:
             raise ModelError(f"metadata 'stride' is {contract.stride}, which does not divide {MULTIPLE}")
         if not (contract.focal > 0 and 0 < contract.peak_threshold < 1 and contract.peak_window % 2 == 1):

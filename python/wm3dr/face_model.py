@@ -18,7 +18,7 @@ from safetensors.numpy import load as tensors_from_bytes
 from safetensors.numpy import save as bytes_from_tensors
 
 from . import _native
-from .errors import ModelError
+from ._native import ModelError
 from .files import DEFAULT_FACE_MODEL, require_file, whole_file
 
 FORMAT = "wm3dr-face-model"

@@ -134,12 +134,13 @@ class Face:
     """Yaw, pitch, roll in degrees."""
     coefficients: Coefficients
     """What the encoder said about the face."""
-    _dense: DenseFaces = field(repr=False)
+    dense: DenseFaces = field(repr=False)
+    """Dense geometry of all faces of the photo, shared by them."""
 
     @property
     def face_model(self) -> FaceModel:
         """The model that the coefficients belong to."""
-        return self._dense.face_model
+        return self.dense.face_model
 
     @property
     def blendshapes(self) -> dict[str, float]:
@@ -150,32 +151,32 @@ class Face:
     @property
     def vertices(self) -> F32:
         """(N, 3) mm, camera frame."""
-        return self._dense.vertices[self.index]
+        return self.dense.vertices[self.index]
 
     @property
     def vertices_px(self) -> F32:
         """(N, 2) px."""
-        return self._dense.vertices_px[self.index]
+        return self.dense.vertices_px[self.index]
 
     @property
     def normals(self) -> F32:
         """(N, 3) unit vectors out of the face, camera frame, as `vertices`."""
-        return self._dense.normals[self.index]
+        return self.dense.normals[self.index]
 
     @property
     def visible(self) -> NDArray[np.bool_]:
         """(N,) whether the vertex is inside the image, faces the camera and is hidden by no face."""
-        return self._dense.visible[self.index]
+        return self.dense.visible[self.index]
 
     @property
     def albedo(self) -> F32:
         """(N, 3) sRGB-encoded reflectance; mostly in [0, 1], not clipped."""
-        return self._dense.albedo[self.index]
+        return self.dense.albedo[self.index]
 
     @property
     def colors(self) -> F32:
         """(N, 3) albedo times shading, sRGB-encoded, in [0, 1]."""
-        return self._dense.colors[self.index]
+        return self.dense.colors[self.index]
 
     def mesh(self, frame: Frame = "viewer") -> Mesh:
         """Return the coloured mesh.
@@ -188,7 +189,7 @@ class Face:
         if frame not in ("viewer", "camera", "model"):
             raise ValueError(f"'frame' must be 'viewer', 'camera' or 'model', not {frame!r}")
         if frame == "model":
-            vertices = self._dense.vertices_model[self.index]
+            vertices = self.dense.vertices_model[self.index]
             normals = self.normals @ self.rotation
         else:
             signs = VIEWER_FROM_CAMERA if frame == "viewer" else np.ones(3, np.float32)
@@ -203,7 +204,7 @@ class Face:
         """Write this face alone as .glb, .obj or .ply; see `Result.save`."""
         from .export import save_faces
 
-        save_faces([self], self._dense.camera, path)
+        save_faces([self], self.dense.camera, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything sparse, JSON-able."""
@@ -240,7 +241,8 @@ class Result:
     """The execution provider that ran the encoder."""
     timings: Mapping[str, float]
     """Milliseconds by stage: preprocess, encode, peaks, decode, render (with render=True), total."""
-    _dense: DenseFaces = field(repr=False)
+    dense: DenseFaces = field(repr=False)
+    """Dense geometry of all faces of the photo, shared by them."""
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -258,13 +260,13 @@ class Result:
     @property
     def face_model(self) -> FaceModel:
         """The model that the faces were decoded with."""
-        return self._dense.face_model
+        return self.dense.face_model
 
     def render(self) -> Raster:
         """Draw all faces at the size of the photo, with one depth buffer. Computed once, then kept."""
-        buffers = self._dense.raster
+        buffers = self.dense.raster
         hit = buffers.triangle_id >= 0
-        color = self._dense.interpolate(buffers, self._dense.colors) if len(self) else np.zeros((*hit.shape, 3))
+        color = self.dense.interpolate(buffers, self.dense.colors) if len(self) else np.zeros((*hit.shape, 3))
         return Raster(
             color=np.rint(color * 255.0).astype(np.uint8),
             alpha=np.where(hit, np.uint8(255), np.uint8(0)),

@@ -1,0 +1,234 @@
+"""Files to take away: JSON, GLB (a scene with its camera), OBJ and PLY."""
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .camera import Camera
+from .dense import VIEWER_FROM_CAMERA
+from .files import whole_file
+from .result import Face, Result
+
+METRES_PER_MM = 1e-3
+NEAR_M, FAR_M = 0.01, 100.0
+MESH_SUFFIXES = (".glb", ".obj", ".ply")
+_FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125
+_COMPONENTS: dict[int, Any] = {_FLOAT: np.float32, _UINT16: np.uint16, _UINT32: np.uint32}
+_VERTEX_BUFFER, _INDEX_BUFFER = 34962, 34963
+
+
+def save_result(result: Result, path: str | os.PathLike[str]) -> None:
+    """Write a result as its suffix says; see `Result.save`."""
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        content = json.dumps(result.to_dict(), indent=1, allow_nan=False).encode()
+        with whole_file(path) as file:
+            file.write(content)
+    else:
+        save_faces(result.faces, result.camera, path)
+
+
+def save_faces(faces: Sequence[Face], camera: Camera, path: str | os.PathLike[str]) -> None:
+    """Write faces as .glb, .obj or .ply; see `Result.save`."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in MESH_SUFFIXES:
+        raise ValueError(f"'path' ends in {path.suffix!r}, not .json, .glb, .obj or .ply: {path}")
+    if suffix == ".glb":
+        content = glb_from_faces(faces, camera)
+    else:
+        content = _mesh_bytes(faces, suffix)
+    with whole_file(path) as file:
+        file.write(content)
+
+
+def _mesh_bytes(faces: Sequence[Face], suffix: str) -> bytes:
+    """All faces as one OBJ or PLY file, viewer frame, mm, sRGB vertex colours."""
+    if not faces:
+        raise ValueError(f"no face to write as {suffix}")
+    import trimesh
+
+    meshes = [face.to_trimesh() for face in faces]
+    mesh = meshes[0] if len(meshes) == 1 else trimesh.util.concatenate(meshes)
+    content: str | bytes
+    if suffix == ".ply":
+        content = mesh.export(file_type="ply", vertex_normal=True)
+    else:
+        content = mesh.export(file_type="obj", include_normals=True, header="wm3dr: viewer frame, mm, sRGB colours")
+    return content.encode() if isinstance(content, str) else content
+
+
+def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
+    """Return a binary glTF 2.0 scene: a node per face and the camera that saw them.
+
+    Meshes are in the model frame, nodes place them in the viewer frame, where the camera sits at the origin and looks
+    along -z, as glTF wants it. Lengths are metres of the face model's scale (mm / 1000; not metric). Vertex colours
+    carry the light already, hence KHR_materials_unlit; they are stored linear, as glTF demands, converted from sRGB.
+    A camera whose principal point is not the centre of the image has no exact glTF counterpart; the exact values
+    stand in its `extras`.
+    """
+    scene = _Gltf()
+    nodes = [
+        {
+            "name": "camera",
+            "camera": 0,
+            "extras": camera.to_dict(),
+        }
+    ]
+    shared_triangles: dict[int, int] = {}
+    for face in faces:
+        mesh = face.mesh("model")
+        key = id(mesh.triangles)
+        if key not in shared_triangles:
+            kind = _UINT16 if len(mesh.vertices) <= 0xFFFF else _UINT32
+            shared_triangles[key] = scene.accessor(mesh.triangles.reshape(-1), kind, "SCALAR", _INDEX_BUFFER)
+        positions = mesh.vertices * np.float32(METRES_PER_MM)
+        colors = np.rint(linear_from_srgb(mesh.colors) * 65535.0)
+        alpha = np.full((len(colors), 1), 65535.0)
+        attributes = {
+            "POSITION": scene.accessor(positions, _FLOAT, "VEC3", _VERTEX_BUFFER, bounds=True),
+            "NORMAL": scene.accessor(_unit(mesh.normals), _FLOAT, "VEC3", _VERTEX_BUFFER),
+            "COLOR_0": scene.accessor(np.hstack([colors, alpha]), _UINT16, "VEC4", _VERTEX_BUFFER, normalized=True),
+        }
+        name = f"face_{face.index}"
+        primitive = {"attributes": attributes, "indices": shared_triangles[key], "material": 0}
+        scene.meshes.append({"name": name, "primitives": [primitive]})
+        rotation = face.rotation.astype(np.float64) * VIEWER_FROM_CAMERA[:, None]
+        nodes.append(
+            {
+                "name": name,
+                "mesh": len(scene.meshes) - 1,
+                "rotation": quaternion_from_rotation(rotation),
+                "translation": (face.translation * VIEWER_FROM_CAMERA * METRES_PER_MM).astype(np.float64).tolist(),
+                "extras": {"score": face.score, "pose": face.pose._asdict(), "blendshapes": face.blendshapes},
+            }
+        )
+    width, height = camera.size
+    document: dict[str, Any] = {
+        "asset": {"version": "2.0", "generator": "wm3dr", "extras": {"unit": "m, scale of the face model"}},
+        "scene": 0,
+        "scenes": [{"name": "photo", "nodes": list(range(len(nodes)))}],
+        "nodes": nodes,
+        "cameras": [
+            {
+                "name": "camera",
+                "type": "perspective",
+                "perspective": {
+                    "yfov": 2.0 * float(np.arctan(height / (2.0 * camera.focal))),
+                    "aspectRatio": width / height,
+                    "znear": NEAR_M,
+                    "zfar": FAR_M,
+                },
+            }
+        ],
+    }
+    if scene.meshes:
+        document |= scene.parts()
+        document["extensionsUsed"] = ["KHR_materials_unlit"]
+        document["materials"] = [
+            {
+                "name": "face",
+                "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+                "extensions": {"KHR_materials_unlit": {}},
+            }
+        ]
+    return scene.glb(document)
+
+
+class _Gltf:
+    """Accessors over one growing binary buffer."""
+
+    def __init__(self) -> None:
+        self.meshes: list[dict[str, Any]] = []
+        self._accessors: list[dict[str, Any]] = []
+        self._views: list[dict[str, Any]] = []
+        self._chunks: list[bytes] = []
+        self._length = 0
+
+    def accessor(
+        self,
+        array: NDArray[Any],
+        component: int,
+        kind: str,
+        target: int,
+        *,
+        bounds: bool = False,
+        normalized: bool = False,
+    ) -> int:
+        """Append an array and return the number of its accessor."""
+        values = np.ascontiguousarray(array, dtype=_COMPONENTS[component])
+        content = values.tobytes()
+        content += b"\0" * (-len(content) % 4)
+        view = {"buffer": 0, "byteOffset": self._length, "byteLength": values.nbytes, "target": target}
+        self._views.append(view)
+        self._chunks.append(content)
+        self._length += len(content)
+        accessor = {
+            "bufferView": len(self._views) - 1,
+            "componentType": component,
+            "count": len(values),
+            "type": kind,
+        }
+        if bounds:
+            accessor |= {
+                "min": values.min(axis=0).astype(np.float64).tolist(),
+                "max": values.max(axis=0).astype(np.float64).tolist(),
+            }
+        if normalized:
+            accessor["normalized"] = True
+        self._accessors.append(accessor)
+        return len(self._accessors) - 1
+
+    def parts(self) -> dict[str, Any]:
+        """Return the members of the document that describe the buffer."""
+        return {
+            "meshes": self.meshes,
+            "accessors": self._accessors,
+            "bufferViews": self._views,
+            "buffers": [{"byteLength": self._length}],
+        }
+
+    def glb(self, document: dict[str, Any]) -> bytes:
+        """Pack the document and the buffer."""
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = [struct.pack("<II", len(text), 0x4E4F534A), text]
+        if self._length:
+            chunks += [struct.pack("<II", self._length, 0x004E4942), *self._chunks]
+        total = 12 + sum(map(len, chunks))
+        return b"".join([struct.pack("<III", 0x46546C67, 2, total), *chunks])
+
+
+def linear_from_srgb(srgb: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Decode sRGB values in [0, 1] to linear light (IEC 61966-2-1)."""
+    values = np.clip(np.asarray(srgb, np.float64), 0.0, 1.0)
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def quaternion_from_rotation(rotation: NDArray[np.float64]) -> list[float]:
+    """Return the unit quaternion (x, y, z, w) of a (3, 3) rotation."""
+    # The eigenvector of Bar-Itzhack's symmetric matrix: stable for every angle.
+    r = rotation
+    k = np.array(
+        [
+            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+        ]
+    )
+    quaternion = np.linalg.eigh(k)[1][:, -1]
+    values: list[float] = (quaternion * np.sign(quaternion[3] or 1.0)).tolist()
+    return values
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return unit vectors; those of no length point along z, as glTF allows none of length zero."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(length > 0, vectors / np.maximum(length, 1e-12), np.float32([0, 0, 1])).astype(np.float32)

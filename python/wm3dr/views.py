@@ -1,0 +1,129 @@
+"""The paper's figure 12: front, right and top view of all faces in the space that they share."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .camera import Camera
+from .layers import draw_layer
+from .marks import INK, MARGIN, PAPER, TITLE_HEIGHT, TITLE_SIZE, font
+
+if TYPE_CHECKING:
+    from .result import Result
+
+F32 = NDArray[np.float32]
+
+SHEET_SIDE = 1800
+"""Width and height of the sheet without margins, at most, px."""
+BORDER_MM = 80.0
+"""Free space around the faces."""
+FAR = 200.0
+"""Distance of the virtual cameras in extents of the scene: far enough to look orthographic (below 0.3 %)."""
+GROUND = (255, 255, 255)
+GRID = (226, 229, 233)
+GRID_MM = (50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """An orthographic view: rows of `rotation` are its right, down and forward axes in the camera frame."""
+
+    title: str
+    rotation: tuple[tuple[int, int, int], ...]
+    axes: tuple[int, int]
+    """Camera axes along its right and down, for its extent."""
+
+
+FRONT = View("front", ((1, 0, 0), (0, 1, 0), (0, 0, 1)), (0, 1))
+RIGHT = View("from the right", ((0, 0, 1), (0, 1, 0), (-1, 0, 0)), (2, 1))
+TOP = View("from above", ((1, 0, 0), (0, 0, -1), (0, 1, 0)), (0, 2))
+
+
+def views(result: "Result", *, sheet_side: int = SHEET_SIDE) -> Image.Image:
+    """Draw all faces from the front, from the right and from above, to one scale.
+
+    The views share their axes as in a technical drawing: the right view stands beside the front view at the same
+    heights, the top view below it at the same places from left to right. The camera is in front: at the left of the
+    right view and below the top view.
+
+    Parameters
+    ----------
+    result : Result
+    sheet_side : int
+        Width and height of the picture without margins, at most, px.
+    """
+    low, high = _extent(result)
+    span = high - low
+    scale = sheet_side / max(span[0] + span[2], span[1] + span[2])  # px a mm
+    columns = [max(1, round(span[axis] * scale)) for axis in (0, 2)]
+    rows = [max(1, round(span[axis] * scale)) for axis in (1, 2)]
+    sheet = Image.new("RGB", (sum(columns) + 3 * MARGIN, sum(rows) + 2 * TITLE_HEIGHT + 2 * MARGIN), PAPER)
+    places = [(FRONT, 0, 0), (RIGHT, 1, 0), (TOP, 0, 1)]
+    for view, column, row in places:
+        x = MARGIN + column * (columns[0] + MARGIN)
+        y = MARGIN + TITLE_HEIGHT + row * (rows[0] + TITLE_HEIGHT)
+        picture = _view(result, view, (columns[column], rows[row]), low, high, scale)
+        ImageDraw.Draw(sheet).text((x, y - TITLE_HEIGHT + 6), view.title, font=font(TITLE_SIZE), fill=INK)
+        sheet.paste(picture, (x, y))
+    _note(sheet, (2 * MARGIN + columns[0], MARGIN + 2 * TITLE_HEIGHT + rows[0]), _grid_step(scale), len(result))
+    return sheet
+
+
+def _extent(result: "Result") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the corners (3,), mm, camera frame, of a box around all faces."""
+    if not len(result):
+        return np.array([-300.0, -300.0, 700.0]), np.array([300.0, 300.0, 1300.0])
+    points = result.dense.vertices.reshape(-1, 3)
+    return points.min(axis=0).astype(np.float64) - BORDER_MM, points.max(axis=0).astype(np.float64) + BORDER_MM
+
+
+def _view(
+    result: "Result",
+    view: View,
+    size: tuple[int, int],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    scale: float,
+) -> Image.Image:
+    ground = Image.new("RGB", size, GROUND)
+    pen = ImageDraw.Draw(ground)
+    rotation = np.array(view.rotation, np.float64)
+    middle = 0.5 * (low + high)
+    step = _grid_step(scale)
+    for along, (axis, side) in enumerate(zip(view.axes, size, strict=True)):
+        sign = rotation[along, axis]
+        for k in range(int(np.ceil(low[axis] / step)), int(np.floor(high[axis] / step)) + 1):
+            at = round(side / 2 + sign * (k * step - middle[axis]) * scale)
+            pen.line([(at, 0), (at, size[1])] if along == 0 else [(0, at), (size[0], at)], fill=GRID)
+    if len(result):
+        distance = FAR * float((high - low).max())
+        camera = Camera(scale * distance, (size[0] / 2, size[1] / 2), size)
+        vertices = (result.dense.vertices - middle.astype(np.float32)) @ rotation.T.astype(np.float32)
+        vertices += np.array([0.0, 0.0, distance], np.float32)
+        layer = draw_layer(
+            result.dense, result.dense.colors * np.float32(255.0), camera, vertices=np.ascontiguousarray(vertices)
+        )
+        pixels = layer.over(np.asarray(ground, np.float32))
+        ground = Image.fromarray(np.rint(np.clip(pixels, 0.0, 255.0)).astype(np.uint8))
+    return ground
+
+
+def _grid_step(scale: float) -> float:
+    """Return the distance of grid lines, mm: the first that is at least 40 px."""
+    return next((step for step in GRID_MM if step * scale >= 40.0), GRID_MM[-1])
+
+
+def _note(sheet: Image.Image, corner: tuple[int, int], step: float, faces: int) -> None:
+    """Say what the grid means."""
+    lines = [
+        f"{faces} face{'s' * (faces != 1)} in one camera space",
+        f"grid {step:g} mm of the face model's scale (not metric)",
+        "the camera looks from the left (right view)",
+        "and from below (top view)",
+    ]
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        pen.text((corner[0] + 8, corner[1] + 8 + 28 * number), line, font=font(19.0), fill=INK)
