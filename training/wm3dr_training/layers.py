@@ -5,12 +5,15 @@ All functions are batched over faces F. Units: mm, network pixels, radians.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from wm3dr.face_model import FaceModelMetadata, parse_face_model
 
 from wm3dr_training.encoder import DEPTH_OFFSET, FOCAL, Layout
 
@@ -28,15 +31,19 @@ class FaceModel(nn.Module):
     `albedo_basis` (N0, 3, K_alb), `triangles` (T0, 3), `regions` (N0,), `mirror` (N0,).
     """
 
-    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def __init__(self, tensors: Mapping[str, np.ndarray], metadata: FaceModelMetadata, sha256: str) -> None:
         super().__init__()
+        self.metadata, self.sha256 = metadata, sha256
         for name in ("mean_shape", "identity_basis", "expression_basis", "mean_albedo", "albedo_basis"):
             self.register_buffer(name, torch.from_numpy(np.asarray(tensors[name], dtype=np.float32)), persistent=False)
         for name in ("triangles", "regions", "mirror"):
             self.register_buffer(name, torch.from_numpy(np.asarray(tensors[name], dtype=np.int64)), persistent=False)
-        self.metadata = dict(metadata)
-        n_coarse = len(tensors["mean_shape"])
-        ends = _landmark_ends(np.asarray(tensors["landmark_vertices"]), np.asarray(tensors["triangles"]), n_coarse, metadata)
+        ends = _landmark_ends(
+            np.asarray(tensors["landmark_vertices"]),
+            np.asarray(tensors["triangles"]),
+            len(tensors["mean_shape"]),
+            metadata.subdivisions,
+        )
         self.register_buffer("landmark_ends", torch.from_numpy(ends), persistent=False)  # (68, 2) coarse vertices, averaged
 
     @classmethod
@@ -50,10 +57,12 @@ class FaceModel(nn.Module):
         wm3dr.ModelError
             The file is not a valid face model.
         """
-        from wm3dr.face_model import read_face_model_file  # validation lives in the runtime
-
-        tensors, metadata = read_face_model_file(path)
-        return cls(tensors, metadata)
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"'face_model' {path} does not exist")
+        content = path.read_bytes()
+        metadata, tensors = parse_face_model(content)
+        return cls(tensors, metadata, hashlib.sha256(content).hexdigest())
 
     @property
     def layout(self) -> Layout:
@@ -63,7 +72,7 @@ class FaceModel(nn.Module):
     @property
     def blendshapes(self) -> bool:
         """True when expression coefficients are blendshape weights in [0, 1]."""
-        return self.metadata.get("expression_kind", "blendshape") == "blendshape"
+        return self.metadata.expression_kind == "blendshape"
 
     def point_rows(self, vertex_ids: Tensor, weights: Tensor) -> PointRows:
         """Read-out of P surface points as weighted sums of vertices: vertex_ids (P, V), weights (P, V)."""
@@ -103,12 +112,12 @@ class PointRows(nn.Module):
         return self.mean + (torch.cat([identity, expression], dim=1) @ self.basis.T).view(-1, *self.mean.shape)
 
 
-def _landmark_ends(landmarks: np.ndarray, triangles: np.ndarray, n_coarse: int, metadata: dict[str, str]) -> np.ndarray:
+def _landmark_ends(landmarks: np.ndarray, triangles: np.ndarray, n_coarse: int, subdivisions: int) -> np.ndarray:
     """Coarse vertices whose mean is each landmark (CONVENTIONS.md §5, numbering of midpoints)."""
     edges = np.unique(np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1), axis=0)
     ends = np.stack([landmarks, landmarks], axis=1).astype(np.int64)
     beyond = landmarks >= n_coarse
-    if beyond.any() and int(metadata.get("subdivisions", "0")) != 1:
+    if beyond.any() and subdivisions != 1:
         raise ValueError("'landmark_vertices' has numbers beyond the vertices of a model without subdivision")
     ends[beyond] = edges[landmarks[beyond] - n_coarse]
     return ends

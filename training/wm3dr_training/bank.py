@@ -1,0 +1,126 @@
+"""Face bank: every labelled crop in one uint8 tensor on the training device, with its points (CONVENTIONS.md §1).
+
+Points of a face are the 68 landmarks followed by MediaPipe's 468: (P, 2) with P = 536, in crop pixels, with one weight each (0 = missing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CROP_SIZE = 192
+N_LANDMARKS, N_MEDIAPIPE = 68, 468
+N_POINTS = N_LANDMARKS + N_MEDIAPIPE
+FACE_SIZE = CROP_SIZE / 2  # longer side of the landmark box in a crop
+JAW = slice(0, 17)
+PROFILE_WEIGHT = 0.25  # of MediaPipe's points on photos known to be profiles
+# left-right partners of the 68 landmarks
+MIRROR_68 = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31]
+    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+)
+
+
+@dataclass
+class FaceBank:
+    """Crops and points of all sources.
+
+    images (n, S, S, 3) uint8; points (n, P, 2) crop px; weights (n, P); covered (n, 4) part of the crop that is photo, px;
+    skin (n, 96, 96) uint8 mask or None; source (n,) number in `sources`; mirror (P,) partner of each point.
+    """
+
+    images: Tensor
+    points: Tensor
+    weights: Tensor
+    covered: Tensor
+    skin: Tensor | None
+    source: Tensor
+    sources: list[str]
+    mirror: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> FaceBank:
+        """The same bank on another device."""
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.__dict__.items()
+        }
+        return FaceBank(**moved)
+
+
+def load_bank(
+    folder: Path,
+    sources: list[str],
+    mirror_468: np.ndarray,
+    confidence_468: np.ndarray,
+    split: str = "train",
+    jaw_weight: float = 0.0,
+    with_skin: bool = False,
+) -> FaceBank:
+    """Read `train_SOURCE.npy/.npz` (and `skin_SOURCE.npy`) as the verb `label` wrote them.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of `wm3dr-train label`.
+    sources : list of str
+        Names of the sources.
+    mirror_468, confidence_468 : (468,)
+        Partner and weight of each MediaPipe point.
+    split : "train" or "validation"
+    jaw_weight : float
+        Weight of the manual jaw points, which follow the visible contour and not fixed points of the head.
+    with_skin : bool
+        Read the skin masks; sources without a mask file get empty masks.
+
+    Raises
+    ------
+    FileNotFoundError
+        The arrays of a source are missing.
+    ValueError
+        No photo of the split is left.
+    """
+    images, points, weights, covered, skins, numbers = [], [], [], [], [], []
+    wanted = {"train": 0, "validation": 1}[split]
+    for number, source in enumerate(sources):
+        path = folder / f"train_{source}.npy"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run 'wm3dr-train label' for the source {source!r} first")
+        table = np.load(folder / f"train_{source}.npz")
+        rows = np.flatnonzero(table["split"] == wanted)
+        if not len(rows):
+            continue
+        images.append(np.load(path, mmap_mode="r")[rows])
+        manual, dense = table["landmarks68"][rows], table["landmarks478"][rows, :N_MEDIAPIPE]
+        weight68 = np.isfinite(manual).all(-1).astype(np.float32)
+        weight68[:, JAW] *= jaw_weight
+        weight468 = np.isfinite(dense).all(-1) * confidence_468[None].astype(np.float32)
+        if "profile" in table:  # MediaPipe flattens profiles: trust the annotated fiducials more
+            weight468[table["profile"][rows]] *= PROFILE_WEIGHT
+        points.append(np.nan_to_num(np.concatenate([manual, dense], axis=1), nan=0.0).astype(np.float32))
+        weights.append(np.concatenate([weight68, weight468], axis=1).astype(np.float32))
+        covered.append(table["covered"][rows].astype(np.float32))
+        numbers.append(np.full(len(rows), number))
+        if with_skin:
+            skin_path = folder / f"skin_{source}.npy"
+            empty = np.zeros((len(rows), CROP_SIZE // 2, CROP_SIZE // 2), np.uint8)
+            skins.append(np.load(skin_path, mmap_mode="r")[rows] if skin_path.exists() else empty)
+    if not images:
+        raise ValueError(f"'sources' {sources} hold no photo of the split {split!r}")
+    mirror = np.concatenate([MIRROR_68, N_LANDMARKS + mirror_468])
+    return FaceBank(
+        images=torch.from_numpy(np.concatenate(images)),
+        points=torch.from_numpy(np.concatenate(points)),
+        weights=torch.from_numpy(np.concatenate(weights)),
+        covered=torch.from_numpy(np.concatenate(covered)),
+        skin=torch.from_numpy(np.concatenate(skins)) if with_skin else None,
+        source=torch.from_numpy(np.concatenate(numbers)),
+        sources=list(sources),
+        mirror=torch.from_numpy(mirror.astype(np.int64)),
+    )

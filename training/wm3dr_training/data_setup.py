@@ -1,0 +1,94 @@
+"""What a trainer needs of the data: the bank, the sampler's state, the composer of the stage, the read-out points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wm3dr_training.bank import N_MEDIAPIPE, FaceBank, load_bank
+from wm3dr_training.composer import SingleFaceComposer
+from wm3dr_training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """MediaPipe's 468 points on the face model: `vertex_ids` (468, 3), `weights` (468, 3), `confidence` (468,), `mirror` (468,)."""
+
+    vertex_ids: np.ndarray
+    weights: np.ndarray
+    confidence: np.ndarray
+    mirror: np.ndarray
+
+
+def load_correspondence(path: Path | None = None) -> Correspondence:
+    """Read the registration of MediaPipe's points to the default face model; None: the one in the package."""
+    source = path or files("wm3dr_training") / "data" / "mediapipe_to_mesh.npz"
+    with np.load(str(source)) as table:
+        return Correspondence(table["vertex_ids"], table["weights"], table["confidence"], table["mirror"][:N_MEDIAPIPE])
+
+
+class Data:
+    """Bank on the device, an endless shuffled index, and the composer of the stage."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        bank: FaceBank,
+        validation: FaceBank,
+        composer: SingleFaceComposer,
+        points: Correspondence,
+        generator: torch.Generator,
+    ) -> None:
+        self.config, self.bank, self.validation = config, bank, validation
+        self.composer, self.points, self.generator = composer, points, generator
+        has_manual = (bank.weights[:, 17:68].sum(1) > 50).cpu()
+        self.pools = [has_manual.nonzero()[:, 0], (~has_manual).nonzero()[:, 0]]  # manual landmarks or not
+        self.orders = [pool[torch.randperm(len(pool))] for pool in self.pools]
+        self.positions = [0, 0]
+
+    def next_index(self) -> Tensor:
+        """Bank rows of the next batch: `manual_share` of them with manual landmarks."""
+        share = self.config.manual_share if all(len(pool) for pool in self.pools) else float(len(self.pools[0]) > 0)
+        manual = round(self.config.batch * share)
+        drawn = torch.cat([self._draw(0, manual), self._draw(1, self.config.batch - manual)])
+        return drawn.to(self.bank.images.device)
+
+    def _draw(self, which: int, count: int) -> Tensor:
+        rows = []
+        while count:
+            if self.positions[which] >= len(self.orders[which]):
+                pool = self.pools[which]
+                self.orders[which], self.positions[which] = pool[torch.randperm(len(pool))], 0
+            part = self.orders[which][self.positions[which] : self.positions[which] + count]
+            self.positions[which] += len(part)
+            count -= len(part)
+            rows.append(part)
+        return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
+
+    def state(self) -> dict:
+        """What is needed to go on with exactly the same batches."""
+        return {"orders": self.orders, "positions": list(self.positions), "torch": torch.get_rng_state()}
+
+    def restore(self, state: dict) -> None:
+        """Inverse of `state`."""
+        self.orders, self.positions = state["orders"], list(state["positions"])
+        torch.set_rng_state(state["torch"])
+
+
+def load_data(config: TrainConfig, device: torch.device, generator: torch.Generator) -> Data:
+    """Read the label folder and make the composer of the configured stage."""
+    points = load_correspondence()
+    folder = Path(config.labels)
+    sources = list(config.sources)
+    arguments = (points.mirror, points.confidence)
+    with_skin = config.render_share > 0
+    bank = load_bank(folder, sources, *arguments, jaw_weight=config.jaw_weight, with_skin=with_skin).to(device)
+    held_out = [name for name in ("helen_train", "lfpw_train") if name in sources]
+    validation = load_bank(folder, held_out or sources[:1], *arguments, split="validation" if held_out else "train").to(device)
+    composer = SingleFaceComposer(bank, config.size, generator, config.strength)
+    return Data(config, bank, validation, composer, points, generator)

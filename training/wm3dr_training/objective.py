@@ -1,0 +1,95 @@
+"""From features and a batch to the weighted sum of the loss terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from wm3dr_training import losses
+from wm3dr_training.bank import N_LANDMARKS
+from wm3dr_training.composer import Batch
+from wm3dr_training.config import TrainConfig
+from wm3dr_training.data_setup import Correspondence
+from wm3dr_training.decoder import cells_around, decode
+from wm3dr_training.encoder import Encoder
+from wm3dr_training.layers import FaceModel
+
+
+class Objective(nn.Module):
+    """Evaluates every term whose weight is not zero."""
+
+    def __init__(self, config: TrainConfig, face_model: FaceModel, points: Correspondence, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config, self.generator = config, generator
+        self.face_model = face_model
+        self.layout = face_model.layout
+        self.landmark_rows = face_model.landmark_rows()
+        device = face_model.mean_shape.device
+        vertex_ids = torch.from_numpy(points.vertex_ids.astype(np.int64)).to(device)
+        weights = torch.from_numpy(points.weights.astype(np.float32)).to(device)
+        self.dense_rows = face_model.point_rows(vertex_ids, weights)
+        self.register_buffer("paper_weights", losses.paper_landmark_weights(), persistent=False)
+
+    def forward(self, encoder: Encoder, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted total and every unweighted term by name."""
+        weights = self.config.losses
+        map_size = (features.shape[2], features.shape[3])
+        cells, face = cells_around(batch.centers, map_size, self.config.neighbours, self.generator)
+        image_index = batch.image_index[face]
+        rows = encoder.rows_at(features, image_index, cells)
+        faces = decode(rows, cells, batch.principal_point[image_index], self.layout)
+        groups, sizes = faces.groups, batch.sizes[face]
+        terms: dict[str, Tensor] = {}
+        landmarks = faces.points_px(self.landmark_rows)
+        target, point_weights = batch.points[face], batch.weights[face]
+        if weights.landmark:
+            per_point = point_weights[:, :N_LANDMARKS] * self.paper_weights
+            scale = (224.0 / (2 * sizes))[:, None, None]  # as if every face were a 224-px crop
+            terms["landmark"] = losses.landmark_loss(landmarks * scale, target[:, :N_LANDMARKS] * scale, per_point)
+        if weights.scaled_landmark:
+            terms["scaled_landmark"] = losses.scaled_landmark_loss(
+                landmarks, target[:, :N_LANDMARKS], point_weights[:, :N_LANDMARKS], sizes
+            )
+        if weights.dense_landmark:
+            terms["dense_landmark"] = losses.scaled_landmark_loss(
+                faces.points_px(self.dense_rows), target[:, N_LANDMARKS:], point_weights[:, N_LANDMARKS:], sizes
+            )
+        if weights.prior:
+            terms["prior"] = losses.prior_loss(groups["identity"], groups["expression"], groups["albedo"])
+        if weights.center and self.config.stage == 2:
+            terms["center"] = losses.center_loss(encoder.heatmap(features), batch.heatmap, negative_power=4.0)
+        total = sum(getattr(weights, name) * value for name, value in terms.items())
+        return total, terms
+
+    @torch.no_grad()
+    def picture(self, encoder: Encoder, batch: Batch, path: Path, count: int = 16) -> None:
+        """Save a sheet of inputs with the decoded landmarks (green) and the target points (red)."""
+        encoder.eval()
+        images = batch.images[:count]
+        keep = batch.image_index < len(images)
+        features = encoder.features(images)
+        cells, face = cells_around(batch.centers[keep], (features.shape[2], features.shape[3]), 0, self.generator)
+        image_index = batch.image_index[keep][face]
+        faces = decode(encoder.rows_at(features, image_index, cells), cells, batch.principal_point[image_index], self.layout)
+        landmarks, dense = faces.points_px(self.landmark_rows).cpu(), faces.points_px(self.dense_rows).cpu()
+        target, weights = batch.points[keep].cpu(), batch.weights[keep].cpu()
+        tiles = []
+        for number, image in enumerate(images.permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()):
+            tile = Image.fromarray(image).resize((image.shape[1] * 2, image.shape[0] * 2))
+            draw = ImageDraw.Draw(tile)
+            for row in (image_index.cpu() == number).nonzero()[:, 0].tolist():
+                for point in (2 * target[row][weights[row] > 0]).tolist():
+                    draw.point(point, fill=(255, 60, 60))
+                for point in (2 * dense[row]).tolist():
+                    draw.point(point, fill=(80, 160, 255))
+                for x, y in (2 * landmarks[row]).tolist():
+                    draw.ellipse((x - 1.2, y - 1.2, x + 1.2, y + 1.2), fill=(0, 255, 0))
+            tiles.append(np.asarray(tile))
+        columns = 4
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+        sheet = np.concatenate([np.concatenate(tiles[k : k + columns], axis=1) for k in range(0, len(tiles), columns)])
+        Image.fromarray(sheet).save(path)

@@ -1,0 +1,196 @@
+"""The training loop of both stages: config → data → model → optimiser → loop."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wm3dr_training.checkpoint import load_checkpoint, save_checkpoint
+from wm3dr_training.config import TrainConfig
+from wm3dr_training.data_setup import Data, load_data
+from wm3dr_training.encoder import Encoder, load_imagenet
+from wm3dr_training.layers import FaceModel
+from wm3dr_training.objective import Objective
+from wm3dr_training.validation import validate
+
+
+class Averaged:
+    """Exponential moving average of all floating tensors of a module."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.steps = copy.deepcopy(module).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move towards `module`; the decay warms up so that early averages follow quickly."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for mine, its in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(its, 1 - decay)
+            else:
+                mine.copy_(its)
+
+
+class Trainer:
+    """One run, resumable: `Trainer(config, folder).run()`."""
+
+    def __init__(self, config: TrainConfig, folder: Path, device: str = "cpu", start_from: Path | None = None) -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise RuntimeError(f"'device' is {device!r}, but torch sees no CUDA device")
+        self.config, self.folder, self.device = config, folder, torch.device(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.face_model = FaceModel.load(config.face_model).to(self.device)
+        self.data: Data = load_data(config, self.device, self.generator)
+        self.encoder = Encoder(config.backbone, self.face_model.layout, self.face_model.blendshapes).to(self.device)
+        self.objective = Objective(config, self.face_model, self.data.points, self.generator).to(self.device)
+        self.step, self.seconds, self.skipped, self.best = 0, 0.0, 0, math.inf
+        last = folder / "last.pt"
+        state = load_checkpoint(last, config, self.face_model) if last.exists() else None
+        if state is None and start_from is not None:
+            self.encoder.load_state_dict(load_checkpoint(start_from, None, self.face_model)["average"])
+        elif state is None:
+            load_imagenet(self.encoder, config.backbone)
+        self.encoder.to(memory_format=torch.channels_last)
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
+        self._frozen_norms = [
+            module
+            for module in self.encoder.modules()
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad
+        ]
+        self.average = Averaged(self.encoder, config.ema)
+        trained = [p for p in self.encoder.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=False,
+        )
+        if state is not None:
+            self._restore(state)
+        self._forward = torch.compile(self.encoder.features) if config.compile else self.encoder.features
+
+    def _restore(self, state: dict) -> None:
+        self.encoder.load_state_dict(state["encoder"])
+        self.average.module.load_state_dict(state["average"])
+        self.average.steps = state["average_steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.skipped = state["skipped"]
+        self.generator.set_state(state["generator"].cpu())
+        self.data.restore(state["sampler"])
+
+    def _state(self) -> dict:
+        return {
+            "encoder": self.encoder.state_dict(),
+            "average": self.average.module.state_dict(),
+            "average_steps": self.average.steps,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "skipped": self.skipped,
+            "generator": self.generator.get_state(),
+            "sampler": self.data.state(),
+        }
+
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 … 1."""
+        shares = []
+        if self.config.iterations:
+            shares.append(self.step / self.config.iterations)
+        if self.config.minutes:
+            shares.append(self.seconds / (60 * self.config.minutes))
+        return max(shares)
+
+    def learning_rate(self) -> float:
+        """Rate of the present step: linear warm-up, then cosine to 1 % or a single division by ten."""
+        progress = min(1.0, self.progress())
+        if self.config.schedule == "cosine":
+            factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            factor = 0.1 if progress >= self.config.step_at else 1.0
+        return self.config.learning_rate * factor * min(1.0, (self.step + 1) / max(1, self.config.warmup))
+
+    def train_step(self) -> dict[str, float] | None:
+        """One optimiser step; returns every loss term by name, or None when a non-finite gradient was skipped."""
+        self.encoder.train()
+        for module in self._frozen_norms:
+            module.eval()
+        batch = self.data.composer.batch(self.data.next_index())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            features = self._forward(images)
+        total, terms = self.objective(self.encoder, features.float(), batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.clip)
+        if not torch.isfinite(norm):  # CPU-GPU sync point, once a step
+            self.skipped += 1
+            if self.skipped > 100:
+                raise FloatingPointError(f"more than 100 steps had non-finite gradients, the last one at step {self.step}")
+            return None
+        self.optimizer.step()
+        self.average.update(self.encoder)
+        return {"total": float(total.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+
+    def run(self) -> dict[str, float]:
+        """Train until the budget is spent; returns the last validation measures."""
+        started, before, sums, count, measures = time.monotonic(), self.seconds, {}, 0, {}
+        while self.progress() < 1.0:
+            terms = self.train_step()
+            self.step += 1
+            self.seconds = before + time.monotonic() - started
+            if terms is not None:
+                count += 1
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            done = self.progress() >= 1.0
+            if self.step % self.config.log_every == 0 or done:
+                self._log({name: value / max(count, 1) for name, value in sums.items()}, count)
+                sums, count = {}, 0
+            if self.step % self.config.validate_every == 0 or done:
+                measures = validate(self.average.module, self.face_model, self.data, self.config)
+                self._write("validation.csv", {"step": self.step, "minutes": self.seconds / 60} | measures)
+                if measures["nme51"] < self.best:
+                    self.best = measures["nme51"]
+                    save_checkpoint(self.folder / "best.pt", self.config, self.face_model, {"average": self.average.module.state_dict(), "step": self.step, "measures": measures})
+            if self.step % self.config.picture_every == 0 or done:
+                self.objective.picture(self.average.module, self.data.composer.batch(self.data.next_index()), self.folder / f"step{self.step:06d}.png")
+            if self.step % self.config.checkpoint_every == 0 or done:
+                save_checkpoint(self.folder / "last.pt", self.config, self.face_model, self._state())
+        return measures
+
+    def _log(self, terms: dict[str, float], count: int) -> None:
+        row = {"step": self.step, "minutes": self.seconds / 60, "rate": self.learning_rate(), "skipped": self.skipped}
+        row["images_per_second"] = self.step * self.config.batch / max(self.seconds, 1e-9)
+        self._write("training.csv", row | terms)
+
+    def _write(self, name: str, row: dict[str, float]) -> None:
+        path = self.folder / name
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        print(name.split(".")[0], " ".join(f"{k}={v:.4g}" for k, v in row.items()), flush=True)
+
+
+def tensor_to_numpy(value: Tensor) -> np.ndarray:
+    """Detached copy on the CPU."""
+    return value.detach().cpu().numpy()
