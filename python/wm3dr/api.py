@@ -159,8 +159,8 @@ class Reconstructor:
         heatmap, coefficients = self.encoder.predict(photo.tensor)
         watch.lap("encode")
         peaks, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
-        centers = (peaks[:, ::-1] + np.float32(0.5)) * np.float32(contract.stride)
-        inside = (centers * np.float32(1.0 / photo.scale) <= np.array(photo.size, np.float32)).all(axis=1)
+        centers = (peaks[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
+        inside = (centers <= np.array(photo.size) * photo.scale).all(axis=1)  # none in the padding
         peaks, scores, centers = peaks[inside], scores[inside], centers[inside]
         rows = _native.gather_coefficients(coefficients[0], peaks)
         watch.lap("peaks")
