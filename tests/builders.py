@@ -39,7 +39,10 @@ def synthetic_arrays() -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:
     points = np.stack([x, y, z], -1).reshape(-1, 3)
     number = np.arange(GRID * GRID).reshape(GRID, GRID)
     a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
-    triangles = np.stack([a, c, b, b, c, d], -1).reshape(-1, 3)  # counter-clockwise seen from +z
+    # Counter-clockwise seen from +z; the diagonal is mirrored on the right half.
+    left, right = np.stack([a, c, b, b, c, d], -1), np.stack([a, c, d, a, d, b], -1)
+    middle = (GRID - 1) // 2
+    triangles = np.concatenate([left[:, :middle], right[:, middle:]], axis=1).reshape(-1, 3)
     n = len(points)
     uv = np.stack([columns / (GRID - 1), 1 - rows / (GRID - 1)], -1).reshape(-1, 2)
     regions = np.where(np.abs(points[:, 0]) > 60, 2, np.where(points[:, 1] > 40, 1, 0))

@@ -209,7 +209,8 @@ class Encoder:
         self.sha256: str = hashlib.sha256(content).hexdigest()
         self.provider: str = self._session.get_providers()[0]
         """The provider really in use."""
-        _check_in_use(wanted[0], self.provider, explicit=providers is not None, allow_fallback=allow_fallback)
+        if usable and usable[0] is wanted[0]:
+            _check_in_use(wanted[0], self.provider, explicit=providers is not None, allow_fallback=allow_fallback)
         try:
             self.contract = EncoderContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
             self._check_signature()

@@ -168,7 +168,8 @@ class FaceModel:
         cls, metadata: FaceModelMetadata, arrays: dict[str, NDArray[Any]], sha256: str, path: Path | None
     ) -> "FaceModel":
         try:
-            native = _native.FaceModel(**arrays, subdivisions=metadata.subdivisions)
+            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            native = _native.FaceModel(**contiguous, subdivisions=metadata.subdivisions)
         except (TypeError, ValueError) as error:
             raise ModelError(str(error)) from error
         if len(metadata.expression_names) != native.n_expression:

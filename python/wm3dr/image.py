@@ -186,13 +186,16 @@ def _open(source: ImageSource, color: ColorOrder) -> _Opened:
         )
     try:
         image = PIL.Image.open(stream)
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"'image': {_name(source)}: more than {MAX_PIXELS} pixels ({error})") from error
     except _DECODE_ERRORS as error:
         reason = "empty" if not stream.getbuffer().nbytes else "not an image that Pillow reads, or broken"
         raise ValueError(f"'image': {_name(source)}: {reason}") from error
     _check_size(*image.size)
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)  # PNG files are decoded for it
+    except _DECODE_ERRORS as error:
+        raise ValueError(f"'image' cannot be decoded: {_name(source)}: {error}") from error
     return _Opened(image, orientation if orientation in _UPRIGHT else 1, from_file=True)
 
 
