@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +18,13 @@ from .crops import (
     crop_square,
     square_around,
 )
-from .landmarks import MEDIAPIPE_68, N_LANDMARKS, N_MEDIAPIPE, fiducial_numbers, visible478
+from .landmarks import MEDIAPIPE_68, N_LANDMARKS, N_MEDIAPIPE, visible478
 from .quality import PROFILE_MARK
 from .records import CorruptImageError, Record
+from .skin import mask_from_parsing, read_parsing, skin_mask
 
 BACKGROUND_SIZE = 384
+SKIN_SIZE = CROP_SIZE // 2
 
 
 def save_npz(path: Path, **arrays: NDArray) -> None:
@@ -50,11 +53,10 @@ def write_arrays(
 ) -> dict[str, int]:
     """Write `train_SOURCE.npy` (n, 192, 192, 3) uint8 RGB and `train_SOURCE.npz` for the usable photos of a source.
 
-    The npz holds, all in crop pixels unless said: `names`; `landmarks478` (n, 478, 2) with `has478` (n,) and
-    `visible478` (n, 478), False for the far half of a profile; `landmarks68` (n, 68, 2), manual, NaN where a point is not annotated, with `has68` (n,), all 68 are; `affine` (n, 2, 3), photo →
-    crop; `covered` (n, 4), the part that is photo; `split` (0 train, 1 validation); `group`; `faces`, detections in the
-    photo. A source with fiducials also has `fiducials30` (n, 30, 2), `hasfid` (n, 30), `fiducial_numbers` (n, 30) and
-    `profile`.
+    The npz holds, all in crop pixels unless said: `names`; `landmarks478` (n, 478, 2), NaN on the far half of a
+    profile, with `has478` (n,); `landmarks68` (n, 68, 2), manual, NaN where a point is not annotated, with `has68`
+    (n,), all 68 are; `affine` (n, 2, 3), photo → crop; `covered` (n, 4), the part that is photo; `split` (0 train,
+    1 validation); `group`; `faces`, detections in the photo; `profile`, the name says so.
 
     Parameters
     ----------
@@ -74,7 +76,6 @@ def write_arrays(
     names = [str(name) for name in labels["names"]]
     if names != [record.name for record in records]:
         raise ValueError(f"labels of {source} are for other photos than the source has; delete them and label again")
-    fiducials = labels.get("fiducials30")
     use478 = labels["valid"]
     manual = np.array([record.landmarks68 is not None for record in records])
     chosen = np.flatnonzero((use478 | manual) & ~labels["other_face"])
@@ -101,12 +102,9 @@ def write_arrays(
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
     if rows:
         index = columns.pop("index")
-        columns["visible478"] = visible478(labels["landmarks478"][index], load_correspondence().side)
-    if fiducials is not None and rows:
-        columns["fiducials30"] = apply_affine(columns["affine"], fiducials[index])
-        columns["hasfid"] = np.isfinite(fiducials[index]).all(axis=-1)
-        columns["fiducial_numbers"] = fiducial_numbers(fiducials[index]).astype(np.int32)
-        columns["profile"] = np.array([PROFILE_MARK in str(name) for name in columns["names"]])
+        hidden = ~visible478(labels["landmarks478"][index], load_correspondence().side)
+        columns["landmarks478"][hidden] = np.nan
+        columns["profile"] = np.array([PROFILE_MARK in name for name in columns["names"]])
     os.replace(temporary, out / f"train_{source}.npy")
     save_npz(out / f"train_{source}.npz", **columns)
     return {"kept": len(rows), "unlabelled": len(records) - len(chosen), "corrupt": corrupt}
@@ -139,6 +137,61 @@ def _shortened(images: np.memmap, path: Path, count: int) -> np.memmap:
     out[:] = images[:count]
     os.replace(shorter, path)
     return out
+
+
+def write_skin(
+    source: str,
+    out: Path,
+    parsing: Path | None = None,
+    progress: Callable[[Iterable], Iterable] = lambda x: x,
+) -> dict[str, float]:
+    """Write `skin_SOURCE.npy` (n, 96, 96) uint8, 0 or 255, aligned with `train_SOURCE.npy` (two crop pixels to one).
+
+    Parameters
+    ----------
+    source : str
+        A source whose arrays are in `out`.
+    out : Path
+        Folder of `train_SOURCE.npy` and `.npz`; the result goes there.
+    parsing : Path, optional
+        Folder with `SOURCE/NAME.png`, a face-parsing network's labels in the pixels of the photo; photos without such
+        a file get the mask by landmarks and colour.
+
+    Returns
+    -------
+    counts : dict
+        `masks`, `empty` (no landmarks, or no skin found), `parsed`, and `coverage`, the mean share of the crop.
+    """
+    images = np.load(out / f"train_{source}.npy", mmap_mode="r")
+    with np.load(out / f"train_{source}.npz") as table:
+        names, landmarks, affine = table["names"], table["landmarks478"], table["affine"]
+    temporary = out / f"skin_{source}.partial.npy"
+    masks = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(images), SKIN_SIZE, SKIN_SIZE))
+    scale = SKIN_SIZE / CROP_SIZE
+    empty, parsed, covered = 0, 0, 0.0
+    for index in progress(range(len(images))):
+        file = None if parsing is None else parsing / source / f"{names[index]}.png"
+        if file is not None and file.exists():
+            skin = mask_from_parsing(read_parsing(file)).astype(np.uint8)
+            to_mask = _centred(affine[index] * scale)
+            mask = cv2.warpAffine(skin, to_mask, (SKIN_SIZE, SKIN_SIZE), flags=cv2.INTER_NEAREST)
+            parsed += 1
+        else:
+            small = cv2.resize(images[index], (SKIN_SIZE, SKIN_SIZE), interpolation=cv2.INTER_AREA)
+            mask = skin_mask(small, landmarks[index] * scale)
+        masks[index] = np.where(mask, 255, 0)
+        empty += not mask.any()
+        covered += float(mask.mean())
+    masks.flush()
+    del masks
+    os.replace(temporary, out / f"skin_{source}.npy")
+    return {"masks": len(images), "empty": empty, "parsed": parsed, "coverage": covered / max(len(images), 1)}
+
+
+def _centred(affine: NDArray) -> NDArray[np.float64]:
+    """The same map for cv2, which counts pixel centres as integers."""
+    half = np.array([0.5, 0.5])
+    return np.column_stack([affine[:, :2], affine[:, :2] @ half + affine[:, 2] - half])
 
 
 def write_background(

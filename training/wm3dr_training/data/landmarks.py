@@ -15,18 +15,22 @@ INNER_LANDMARKS = np.arange(17, 68)
 """The points that are fixed on the face; 0–16 are the visible contour."""
 
 MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46]
-    + [39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
+    [
+        *(*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46),
+        *(39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+    ]
 )
 """Number of each landmark's mirror image: `mirrored = landmarks[MIRROR_68]` after x → width − x."""
 
 MEDIAPIPE_68 = np.array(
-    [127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356]  # jaw
-    + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]  # brows
-    + [168, 197, 5, 4, 98, 97, 2, 326, 327]  # nose
-    + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]  # eyes
-    + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181]  # outer lips
-    + [78, 82, 13, 312, 308, 317, 14, 87]  # inner lips
+    [
+        *(127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356),  # jaw
+        *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # brows
+        *(168, 197, 5, 4, 98, 97, 2, 326, 327),  # nose
+        *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),  # eyes
+        *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lips
+        *(78, 82, 13, 312, 308, 317, 14, 87),  # inner lips
+    ]
 )
 """MediaPipe's point for each of the 68. Against the manual points of 300-W: see `wm3dr-train label`'s summary."""
 
@@ -34,7 +38,7 @@ PROFILE_YAW_DEG = 36.0
 """|`mediapipe_yaw_deg`| above which the far half of MediaPipe's points counts as hidden. MediaPipe flattens profiles: on
 CFP's profile photos (60–90°) it says 36–61° (5–95 %), on HELEN and LFPW at most 33° (99 %)."""
 
-# CFP annotates one side; these are the 68-point numbers when the subject's right side (image left if frontal) is shown.
+# CFP annotates one side; these are the 68-point numbers when that is the subject's right (image left).
 _FIDUCIALS_RIGHT = np.array(
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 17, 19, 21, 36, 37, 38, 39, 40, 41, 27, 28, 29, 30, 33, 32, 31, 48, 51, 62, 57, 66]
 )
