@@ -128,21 +128,8 @@ class DenseFaces:
     @property
     def raster(self) -> RasterBuffers:
         """What is seen at each pixel of the caller's image."""
-        return self._once("raster", lambda: self.rasterize(self.camera))
-
-    def rasterize(self, camera: Camera) -> RasterBuffers:
-        """Draw all faces with one depth buffer through another camera of the same frame (not kept)."""
-        return rasterize(self.vertices, self.face_model.triangles, camera, self.threads)
-
-    def interpolate(self, buffers: RasterBuffers, attributes: F32) -> F32:
-        """Carry (F, N, C) vertex attributes to the pixels, (H, W, C), 0 where there is nothing."""
-        return _native.interpolate(
-            buffers.triangle_id,
-            buffers.face_id,
-            buffers.barycentric,
-            self.face_model.triangles,
-            attributes,
-            self.threads,
+        return self._once(
+            "raster", lambda: rasterize(self.vertices, self.face_model.triangles, self.camera, self.threads)
         )
 
     @property
@@ -174,4 +161,11 @@ def rasterize(vertices: F32, triangles: NDArray[np.int32], camera: Camera, threa
     """Draw (F, N, 3) camera-frame vertices, mm, into the pixels of `camera` (CONVENTIONS.md §7)."""
     return RasterBuffers(
         *_native.rasterize(vertices, triangles, camera.focal, camera.principal_point, camera.size, threads)
+    )
+
+
+def interpolate(buffers: RasterBuffers, triangles: NDArray[np.int32], attributes: F32, threads: int) -> F32:
+    """Carry (F, N, C) vertex attributes to the pixels, (H, W, C), 0 where there is nothing."""
+    return _native.interpolate(
+        buffers.triangle_id, buffers.face_id, buffers.barycentric, triangles, attributes, threads
     )

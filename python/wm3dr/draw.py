@@ -194,7 +194,7 @@ def _with_marks(
                 for point in points:
                     marks.dot(point, (255, 255, 255), 0.95 * thin, rim=0.35 * thin)
         if boxes and side >= 40:
-            size = float(np.clip(side / 9.0, 9.0, 26.0))
+            size = float(np.clip(side / 11.0, 8.0, 22.0))
             marks.label((box[0], box[1]), f"{face.score:.2f}", BOX_COLOR, size)
     return marks.on(photo)
 

