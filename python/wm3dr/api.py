@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,7 +224,7 @@ def default_reconstructor() -> Reconstructor:
     with _default_lock:
         if _default is None:
             _default = Reconstructor()
-        return cast(Reconstructor, _default)
+        return _default
 
 
 def reconstruct(

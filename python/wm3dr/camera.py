@@ -28,9 +28,9 @@ class Camera:
     """(width, height) of the image, pixels."""
 
     def __post_init__(self) -> None:
-        for name, value, count in (("principal_point", self.principal_point, 2), ("size", self.size, 2)):
-            if not isinstance(value, tuple | list) or len(value) != count:
-                raise TypeError(f"camera '{name}' must be a pair of numbers, not {value!r}")
+        for name, pair in (("principal_point", self.principal_point), ("size", self.size)):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"camera '{name}' must be a pair of numbers, not {pair!r}")
         try:
             focal = float(self.focal)
             point = (float(self.principal_point[0]), float(self.principal_point[1]))
@@ -43,8 +43,9 @@ class Camera:
             raise ValueError(f"camera 'principal_point' must be finite (pixels), not {point}")
         if min(size) < 1 or size != tuple(self.size):
             raise ValueError(f"camera 'size' must be whole pixels, at least 1 x 1, not {self.size!r}")
-        for name, value in (("focal", focal), ("principal_point", point), ("size", size)):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "focal", focal)
+        object.__setattr__(self, "principal_point", point)
+        object.__setattr__(self, "size", size)
 
     @property
     def matrix(self) -> NDArray[np.float64]:

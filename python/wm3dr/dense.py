@@ -74,8 +74,9 @@ class DenseFaces:
         with self._lock:
             if name not in self._kept:
                 value = compute()
-                for array in vars(value).values() if isinstance(value, RasterBuffers) else [value]:
-                    array.flags.writeable = False  # type: ignore[attr-defined]
+                arrays: list[Any] = list(vars(value).values()) if isinstance(value, RasterBuffers) else [value]
+                for array in arrays:
+                    array.flags.writeable = False
                 self._kept[name] = value
             kept: T = self._kept[name]
             return kept

@@ -242,4 +242,4 @@ def quaternion_from_rotation(rotation: NDArray[np.float64]) -> list[float]:
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return unit vectors; those of no length point along z, as glTF allows none of length zero."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.where(length > 0, vectors / np.maximum(length, 1e-12), np.float32([0, 0, 1])).astype(np.float32)
+    return np.where(length > 0, vectors / np.maximum(length, 1e-12), np.array([0, 0, 1], np.float32)).astype(np.float32)

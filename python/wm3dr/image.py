@@ -78,7 +78,7 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
     size = stored[::-1] if transpose else stored
     scale = min(1.0, max_side / max(size))
     # Whole network pixels only, so that the scale is exact: at most one is lost at the right and lower edge.
-    small = tuple(max(1, int(side * scale + 1e-6)) for side in size)
+    small = (max(1, int(size[0] * scale + 1e-6)), max(1, int(size[1] * scale + 1e-6)))
     # The box of the upright photo that they cover, in the stored pixels.
     covered = [min(float(side), pixels / scale) for side, pixels in zip(size, small, strict=True)]
     left = size[0] - covered[0] if flip_x else 0.0
@@ -86,7 +86,7 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
     box = (left, top, left + covered[0], top + covered[1])
     if transpose:
         box = (box[1], box[0], box[3], box[2])
-    stored_small = small[::-1] if transpose else small
+    stored_small = (small[1], small[0]) if transpose else small
     try:
         if photo.from_file:
             image.draft(None, stored_small)  # DCT scaling; only JPEG files know it
