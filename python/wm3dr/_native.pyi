@@ -7,6 +7,8 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 
+class ModelError(ValueError): ...
+
 @final
 class FaceModel:
     def __init__(
@@ -52,6 +54,17 @@ class FaceModel:
     def shapes(self, identity: F32, expression: F32, threads: int) -> F32: ...  # (F, N, 3)
     def albedos(self, albedo: F32, threads: int) -> F32: ...  # (F, N, 3)
     def landmarks(self, identity: F32, expression: F32) -> F32: ...  # (F, 68, 3)
+    def vertices_camera(  # (F, N, 3): transform(shapes(...)) to within rounding, at a third of the work
+        self,
+        identity: F32,
+        expression: F32,
+        rotations: F32,
+        translations: F32,
+        threads: int,
+    ) -> F32: ...
+    def normals(
+        self, vertices: F32, threads: int
+    ) -> F32: ...  # vertex_normals of decoded vertices, a quarter of the work
     def boxes(  # (F, 4): exact box of the projected mesh, from the stored vertices
         self,
         identity: F32,
@@ -65,7 +78,10 @@ class FaceModel:
 
 def find_peaks(heatmap: F32, threshold: float, window: int) -> tuple[I32, F32]: ...  # (P, 2) row, column; (P,)
 def gather_coefficients(coefficients: F32, peaks: I32) -> F32: ...  # (C, h, w) -> (P, C)
-def rotations_from_vectors(vectors: F32) -> F32: ...  # (F, 3) -> (F, 3, 3)
+def rotations_from_vectors(
+    vectors: F32,  # (F, 3)
+    translations: F32 | None = None,  # (F, 3): the vectors are relative to the viewing ray; None: to the optical axis
+) -> F32: ...  # (F, 3, 3)
 def translations_from_offsets(
     offsets: F32,  # (F, 3)
     centers: F32,  # (F, 2), network pixels
@@ -79,6 +95,9 @@ def project(
 ) -> F32: ...  # (F, N, 3) -> (F, N, 2)
 def vertex_normals(vertices: F32, triangles: I32, threads: int) -> F32: ...  # (F, N, 3), frame of the input
 def shading(normals_viewer: F32, illumination: F32, threads: int) -> F32: ...  # (F, N, 3), (F, 3, 9) -> (F, N, 3)
+def colors(  # albedo * shading clipped to [0, 1]; normals in the camera frame
+    albedo: F32, normals_camera: F32, illumination: F32, threads: int
+) -> F32: ...  # (F, N, 3), (F, N, 3), (F, 3, 9) -> (F, N, 3)
 def rasterize(
     vertices_camera: F32,  # (F, N, 3)
     triangles: I32,  # (T, 3), the same for all faces

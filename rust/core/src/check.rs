@@ -57,7 +57,7 @@ pub(crate) fn per_face(name: &'static str, count: usize, faces: usize) -> Result
             _ => Err(Error::shape(name, format!("with {count} rows in all"), "that of 0 faces")),
         };
     }
-    if count % faces != 0 {
+    if !count.is_multiple_of(faces) {
         return Err(Error::shape(name, format!("with {count} rows in all"), format!("that of {faces} faces")));
     }
     Ok(count / faces)

@@ -3,8 +3,11 @@
 use half::f16;
 
 use crate::basis::PackedBasis;
+use crate::camera::{check_rigid, moved};
 use crate::check;
 use crate::error::{Error, Result};
+use crate::mesh::{add, normalised, triangle_normal};
+use crate::parallel;
 use crate::subdivision::Subdivision;
 
 /// Landmarks of a face (Multi-PIE order).
@@ -50,6 +53,8 @@ pub struct FaceModel {
     n_expression: usize,
     subdivision: Subdivision,
     coarse_triangles: Vec<[i32; 3]>,
+    /// The midpoints of each coarse triangle, counted from the first midpoint; empty without subdivision.
+    midpoints: Vec<[i32; 3]>,
     shape: PackedBasis,
     albedo: PackedBasis,
     /// The rows of `shape` that the landmarks need: two ends for each.
@@ -95,6 +100,7 @@ impl FaceModel {
             n_identity: parts.n_identity,
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
+            midpoints: subdivision.midpoints(parts.triangles),
             landmark_ends: shape.select(ends.into_iter()),
             shape,
             albedo,
@@ -201,6 +207,66 @@ impl FaceModel {
         Ok(ends.iter().map(|[a, b]| std::array::from_fn(|i| 0.5 * (a[i] + b[i]))).collect())
     }
 
+    /// Vertices `(F, N, 3)` of F faces, mm, camera frame: [`Self::shapes`] moved by [`crate::camera::transform`], to within
+    /// rounding, at a third of the work, since midpoints of moved vertices are moved midpoints.
+    ///
+    /// # Errors
+    /// As the two.
+    pub fn vertices_camera(
+        &self,
+        (identity, expression): (&[f32], &[f32]),
+        (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
+        threads: usize,
+    ) -> Result<Vec<[f32; 3]>> {
+        let faces = rotations.len();
+        let coefficients = self.shape_coefficients(faces, identity, expression)?;
+        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        check_rigid("translations", faces * n, rotations, translations)?;
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
+        self.shape.decode(&coefficients, &mut outputs, threads)?;
+        let rigid = rotations.iter().zip(translations);
+        parallel::for_each(threads, out.chunks_mut(n).zip(rigid), |(face, (rotation, translation))| {
+            for vertex in &mut face[..coarse] {
+                *vertex = moved(*vertex, rotation, translation);
+            }
+        })?;
+        self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
+        Ok(out)
+    }
+
+    /// Unit normals `(F, N, 3)` of decoded vertices `(F, N, 3)`, in their frame: those of [`crate::mesh::vertex_normals`] to
+    /// within rounding. The four parts of a split triangle share its normal, so a midpoint's is the normalised sum over the
+    /// stored triangles at its edge, and a quarter of the triangles is enough. Vertices that were moved apart from their
+    /// neighbours after decoding need [`crate::mesh::vertex_normals`].
+    ///
+    /// # Errors
+    /// A length that does not fit, a non-finite value, too many threads.
+    pub fn normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        check::length("vertices", vertices.len(), faces * n, "rows")?;
+        check::finite("vertices", vertices.as_flattened())?;
+        let mut out = vec![[0.0; 3]; faces * n];
+        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(normals, vertices)| {
+            let (at_vertices, at_midpoints) = normals.split_at_mut(coarse);
+            for (k, triangle) in self.coarse_triangles.iter().enumerate() {
+                let normal = triangle_normal(triangle.map(|v| vertices[v as usize]));
+                for &v in triangle {
+                    add(&mut at_vertices[v as usize], normal);
+                }
+                if let Some(midpoints) = self.midpoints.get(k) {
+                    for &m in midpoints {
+                        add(&mut at_midpoints[m as usize], normal);
+                    }
+                }
+            }
+            for normal in normals {
+                *normal = normalised(*normal);
+            }
+        })?;
+        Ok(out)
+    }
+
     /// The stored vertices `(F, N0, 3)` before refinement, mm, model frame. Every refined vertex lies between two of them.
     pub(crate) fn coarse_shapes(
         &self,
@@ -297,7 +363,7 @@ fn validate_orientation(points: &[[f32; 3]], triangles: &[[i32; 3]]) -> Result<(
         facing += (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]);
     }
     edges.sort_unstable();
-    if let Some([(a, b), _]) = edges.array_windows().find(|[p, q]| p == q) {
+    if let Some(&[(a, b), _]) = edges.windows(2).find_map(|w| w.first_chunk().filter(|[p, q]| p == q)) {
         return Err(Error::value(
             "triangles",
             format!("two triangles that run along edge {a}-{b} in the same direction"),

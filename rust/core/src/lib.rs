@@ -1,9 +1,9 @@
 //! Faces in 3D from an encoder's maps: peaks, morphable model, camera, shading and a rasterizer.
 //!
-//! Frames, units and layouts are those of `CONVENTIONS.md`. The stages, in the order of [`pipeline`]:
-//! `peaks → coefficients → face_model → pose → camera → mesh → illumination → raster`. A stage takes plain slices,
-//! checks them, and returns owned vectors; none keeps state between calls. Results do not depend on the number of
-//! threads.
+//! Frames, units and layouts are those of `CONVENTIONS.md`. The stages, in the order in which a photo passes them:
+//! [`peaks`] → [`coefficients`] → [`pose`] → [`FaceModel`] → [`camera`] → [`mesh`] → [`illumination`] → [`raster`]. A stage
+//! takes plain slices, checks them, and returns owned vectors; none keeps state between calls. Results do not depend on
+//! the number of threads.
 
 mod basis;
 mod check;
@@ -13,6 +13,10 @@ mod parallel;
 mod subdivision;
 
 pub mod camera;
+pub mod coefficients;
+pub mod illumination;
+pub mod mesh;
+pub mod peaks;
 pub mod pose;
 pub mod raster;
 

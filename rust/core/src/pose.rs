@@ -15,16 +15,49 @@ const SMALL_ANGLE: f64 = 1e-4;
 /// Below this cosine of the yaw, roll and pitch turn about the same axis; the roll is then called zero.
 const GIMBAL_COSINE: f64 = 1e-6;
 
-/// Rotations model → camera, row-major: `R = exp([ρ]×) · diag(1, −1, −1)`, from rotation vectors ρ in radians.
+/// Below this `1 + z`, the ray `(x, y, z)` points so nearly backwards that the smallest rotation to it is not defined.
+const BACKWARDS: f64 = 1e-6;
+
+/// Rotations model → camera, row-major, from rotation vectors ρ in radians: `R = exp([ρ]×) · diag(1, −1, −1)`, or with
+/// translations `R = ray(t) · exp([ρ]×) · diag(1, −1, −1)`, for vectors relative to the viewing ray.
 ///
 /// # Errors
-/// A non-finite value.
-pub fn rotations_from_vectors(vectors: &[[f32; 3]]) -> Result<Vec<[f32; 9]>> {
+/// Different numbers of vectors and translations, a non-finite value, a translation that is zero or points backwards.
+pub fn rotations_from_vectors(vectors: &[[f32; 3]], translations: Option<&[[f32; 3]]>) -> Result<Vec<[f32; 9]>> {
     check::finite("vectors", vectors.as_flattened())?;
-    Ok(vectors.iter().map(rotation_from_vector).collect())
+    let Some(translations) = translations else {
+        return Ok(vectors.iter().map(|v| rounded(rotation_from_vector(v))).collect());
+    };
+    check::length("translations", translations.len(), vectors.len(), "rows")?;
+    check::finite("translations", translations.as_flattened())?;
+    let both = vectors.iter().zip(translations);
+    both.map(|(v, t)| Ok(rounded(product(ray_rotation(t)?, rotation_from_vector(v))))).collect()
 }
 
-fn rotation_from_vector(vector: &[f32; 3]) -> [f32; 9] {
+type Matrix = [[f64; 3]; 3];
+
+fn product(a: Matrix, b: Matrix) -> Matrix {
+    std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
+}
+
+fn rounded(matrix: Matrix) -> [f32; 9] {
+    std::array::from_fn(|i| matrix[i / 3][i % 3] as f32)
+}
+
+/// The smallest rotation that takes the z axis to the direction of `translation`.
+fn ray_rotation(translation: &[f32; 3]) -> Result<Matrix> {
+    let [x, y, z] = translation.map(f64::from);
+    let length = (x * x + y * y + z * z).sqrt();
+    let [x, y, z] = [x / length, y / length, z / length];
+    if length == 0.0 || 1.0 + z <= BACKWARDS {
+        return Err(Error::value("translations", format!("{translation:?}"), "points away from (0, 0, z <= 0)"));
+    }
+    let s = 1.0 / (1.0 + z);
+    Ok([[1.0 - s * x * x, -s * x * y, x], [-s * x * y, 1.0 - s * y * y, y], [-x, -y, z]])
+}
+
+/// `exp([ρ]×) · diag(1, −1, −1)`
+fn rotation_from_vector(vector: &[f32; 3]) -> Matrix {
     let [x, y, z] = vector.map(f64::from);
     let square = x * x + y * y + z * z;
     let angle = square.sqrt();
@@ -39,11 +72,7 @@ fn rotation_from_vector(vector: &[f32; 3]) -> [f32; 9] {
         [b * x * y + a * z, 1.0 - b * (x * x + z * z), b * y * z - a * x],
         [b * x * z - a * y, b * y * z + a * x, 1.0 - b * (x * x + y * y)],
     ];
-    let mut rotation = [0.0; 9];
-    for (to, row) in rotation.as_chunks_mut::<3>().0.iter_mut().zip(exponential) {
-        *to = [row[0] as f32, -row[1] as f32, -row[2] as f32];
-    }
-    rotation
+    exponential.map(|row| [row[0], -row[1], -row[2]])
 }
 
 /// Translations (mm, camera frame) from raw offsets `(d_x, d_y, d_z)` at the cell centres (network pixels).
@@ -112,12 +141,6 @@ mod tests {
 
     use super::*;
 
-    type Matrix = [[f64; 3]; 3];
-
-    fn product(a: Matrix, b: Matrix) -> Matrix {
-        std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
-    }
-
     /// `Rz(roll) Ry(yaw) Rx(−pitch)` in the viewer frame, turned into model → camera.
     fn rotation_from_pose(yaw: f64, pitch: f64, roll: f64) -> [f32; 9] {
         let ((sy, cy), (sx, cx), (sz, cz)) =
@@ -142,7 +165,7 @@ mod tests {
 
         #[test]
         fn vectors_give_rotations(x in -4.0f32..4.0, y in -4.0f32..4.0, z in -4.0f32..4.0) {
-            let r = rotations_from_vectors(&[[x, y, z]]).unwrap()[0].map(f64::from);
+            let r = rotations_from_vectors(&[[x, y, z]], None).unwrap()[0].map(f64::from);
             let m: Matrix = std::array::from_fn(|i| std::array::from_fn(|j| r[3 * i + j]));
             let t: Matrix = std::array::from_fn(|i| std::array::from_fn(|j| m[j][i]));
             let identity = product(m, t);
@@ -168,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_zero_vector_is_a_frontal_face() {
-        let r = rotations_from_vectors(&[[0.0; 3]]).unwrap()[0];
+        let r = rotations_from_vectors(&[[0.0; 3]], None).unwrap()[0];
         assert_eq!(r, [1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0]);
         assert_eq!(pose_from_rotations(&[r]).unwrap(), [[0.0; 3]]);
     }
@@ -176,7 +199,7 @@ mod tests {
     #[test]
     fn a_quarter_turn_about_the_vertical_axis() {
         // ρ = (0, π/2, 0) in the camera frame (y down): camera z goes to camera x, the nose (−z) to the image's left.
-        let r = rotations_from_vectors(&[[0.0, std::f32::consts::FRAC_PI_2, 0.0]]).unwrap()[0];
+        let r = rotations_from_vectors(&[[0.0, std::f32::consts::FRAC_PI_2, 0.0]], None).unwrap()[0];
         let nose = [r[2], r[5], r[8]];
         assert!((nose[0] + 1.0).abs() < 1e-6, "{nose:?}");
         assert!((pose_from_rotations(&[r]).unwrap()[0][0] + 90.0).abs() < 1e-2);
@@ -191,5 +214,21 @@ mod tests {
         }
         let message = translations_from_offsets(&[[0.0; 3]], &[], 1.0, [0.0; 2]).unwrap_err().to_string();
         assert_eq!(message, "'centers' has shape with 0 rows, expected 1 rows");
+    }
+
+    #[test]
+    fn a_vector_against_the_ray() {
+        let t = [300.0, -200.0, 900.0f32];
+        let length = t.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let r = rotations_from_vectors(&[[0.0; 3], [0.2, -0.3, 0.1]], Some(&[t; 2])).unwrap();
+        // A face that looks at the camera: its model z axis points back along the ray.
+        for (i, v) in t.iter().enumerate() {
+            assert!((r[0][3 * i + 2] + v / length).abs() < 1e-6, "{r:?}");
+        }
+        // On the axis the two frames agree.
+        let axis = rotations_from_vectors(&[[0.2, -0.3, 0.1]], Some(&[[0.0, 0.0, 500.0]])).unwrap();
+        assert_eq!(axis, rotations_from_vectors(&[[0.2, -0.3, 0.1]], None).unwrap());
+        let message = rotations_from_vectors(&[[0.0; 3]], Some(&[[0.0; 3]])).unwrap_err().to_string();
+        assert_eq!(message, "'translations' has [0.0, 0.0, 0.0], expected points away from (0, 0, z <= 0)");
     }
 }

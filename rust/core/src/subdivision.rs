@@ -65,17 +65,28 @@ impl Subdivision {
         }
     }
 
+    /// The midpoints of (a, b), (b, c), (c, a) for each coarse triangle, counted from the first midpoint.
+    pub(crate) fn midpoints(&self, coarse: &[[i32; 3]]) -> Vec<[i32; 3]> {
+        if self.is_none() {
+            return Vec::new();
+        }
+        let first = self.coarse as i32;
+        // Every edge of a coarse triangle has a midpoint.
+        let midpoint = |(a, b)| self.midpoint(a, b).map_or(0, |m| m - first);
+        coarse.iter().map(|&t| corners(t).map(midpoint)).collect()
+    }
+
     /// Triangle k becomes 4k … 4k+3: (a, ab, ca) (b, bc, ab) (c, ca, bc) (ab, bc, ca).
     pub(crate) fn triangles(&self, coarse: &[[i32; 3]]) -> Vec<[i32; 3]> {
         if self.is_none() {
             return coarse.to_vec();
         }
-        let split = |&[a, b, c]: &[i32; 3]| {
-            // Every edge of a coarse triangle has a midpoint; `a` is never used.
-            let [ab, bc, ca] = corners([a, b, c]).map(|(p, q)| self.midpoint(p, q).unwrap_or(a));
+        let first = self.coarse as i32;
+        let split = |(&[a, b, c], midpoints): (&[i32; 3], [i32; 3])| {
+            let [ab, bc, ca] = midpoints.map(|m| first + m);
             [[a, ab, ca], [b, bc, ab], [c, ca, bc], [ab, bc, ca]]
         };
-        coarse.iter().flat_map(split).collect()
+        coarse.iter().zip(self.midpoints(coarse)).flat_map(split).collect()
     }
 
     /// Per-corner values, split like the triangles.

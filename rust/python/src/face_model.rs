@@ -152,6 +152,32 @@ impl PyFaceModel {
         array(py, out.into_flattened(), &[faces, LANDMARKS, 3])
     }
 
+    fn vertices_camera<'py>(
+        &self,
+        py: Python<'py>,
+        identity: &Bound<'py, PyAny>,
+        expression: &Bound<'py, PyAny>,
+        rotations: &Bound<'py, PyAny>,
+        translations: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> Out<'py, f32> {
+        let (identity, expression) = self.shape_coefficients(identity, expression)?;
+        let faces = identity.len(0);
+        let rotations = Array::<f32>::new("rotations", rotations, &[Is(faces), Is(3), Is(3)])?;
+        let translations = Array::<f32>::new("translations", translations, &[Is(faces), Is(3)])?;
+        let shape = (identity.values()?, expression.values()?);
+        let motion = (rotations.rows()?, translations.rows()?);
+        let out = py.detach(|| self.model.vertices_camera(shape, motion, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
+    }
+
+    fn normals<'py>(&self, py: Python<'py>, vertices: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {
+        let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Is(self.model.n_vertices()), Is(3)])?;
+        let (faces, rows) = (vertices.len(0), vertices.rows()?);
+        let out = py.detach(|| self.model.normals(rows, faces, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
+    }
+
     #[allow(clippy::too_many_arguments)] // a shape, a motion and a camera
     fn boxes<'py>(
         &self,

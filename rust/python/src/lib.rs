@@ -19,5 +19,8 @@ mod _native {
     #[pymodule_export]
     use super::raster::{interpolate, rasterize};
     #[pymodule_export]
-    use super::stages::{pose_from_rotations, project, rotations_from_vectors, transform, translations_from_offsets};
+    use super::stages::{
+        colors, find_peaks, gather_coefficients, pose_from_rotations, project, rotations_from_vectors, shading,
+        transform, translations_from_offsets, vertex_normals,
+    };
 }

@@ -2,7 +2,7 @@
 
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
-use wm3dr_core::{camera, pose};
+use wm3dr_core::{camera, coefficients, illumination, mesh, peaks, pose};
 
 use crate::arrays::{Any, Array, Is, array};
 use crate::errors::raised;
@@ -10,10 +10,46 @@ use crate::errors::raised;
 type Out<'py, T> = PyResult<Bound<'py, PyArrayDyn<T>>>;
 
 #[pyfunction]
-pub(crate) fn rotations_from_vectors<'py>(py: Python<'py>, vectors: &Bound<'py, PyAny>) -> Out<'py, f32> {
+#[allow(clippy::type_complexity)] // cells and scores
+pub(crate) fn find_peaks<'py>(
+    py: Python<'py>,
+    heatmap: &Bound<'py, PyAny>,
+    threshold: f32,
+    window: usize,
+) -> PyResult<(Bound<'py, PyArrayDyn<i32>>, Bound<'py, PyArrayDyn<f32>>)> {
+    let heatmap = Array::<f32>::new("heatmap", heatmap, &[Any("h"), Any("w")])?;
+    let (size, values) = ([heatmap.len(0), heatmap.len(1)], heatmap.values()?);
+    let peaks = py.detach(|| peaks::find_peaks(values, size, threshold, window)).map_err(raised)?;
+    let cells: Vec<i32> = peaks.iter().flat_map(|p| [p.row as i32, p.column as i32]).collect();
+    let scores: Vec<f32> = peaks.iter().map(|p| p.score).collect();
+    Ok((array(py, cells, &[peaks.len(), 2])?, array(py, scores, &[peaks.len()])?))
+}
+
+#[pyfunction]
+pub(crate) fn gather_coefficients<'py>(
+    py: Python<'py>,
+    coefficients: &Bound<'py, PyAny>,
+    peaks: &Bound<'py, PyAny>,
+) -> Out<'py, f32> {
+    let map = Array::<f32>::new("coefficients", coefficients, &[Any("C"), Any("h"), Any("w")])?;
+    let peaks = Array::<i32>::new("peaks", peaks, &[Any("P"), Is(2)])?;
+    let (size, values, cells) = ([map.len(0), map.len(1), map.len(2)], map.values()?, peaks.rows()?);
+    let rows = py.detach(|| coefficients::gather_coefficients(values, size, cells)).map_err(raised)?;
+    array(py, rows, &[peaks.len(0), size[0]])
+}
+
+#[pyfunction]
+#[pyo3(signature = (vectors, translations=None))]
+pub(crate) fn rotations_from_vectors<'py>(
+    py: Python<'py>,
+    vectors: &Bound<'py, PyAny>,
+    translations: Option<&Bound<'py, PyAny>>,
+) -> Out<'py, f32> {
     let vectors = Array::<f32>::new("vectors", vectors, &[Any("F"), Is(3)])?;
     let (faces, rows) = (vectors.len(0), vectors.rows()?);
-    let out = py.detach(|| pose::rotations_from_vectors(rows)).map_err(raised)?;
+    let translations = translations.map(|t| Array::<f32>::new("translations", t, &[Is(faces), Is(3)])).transpose()?;
+    let translations = translations.as_ref().map(Array::rows).transpose()?;
+    let out = py.detach(|| pose::rotations_from_vectors(rows, translations)).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, 3, 3])
 }
 
@@ -71,4 +107,50 @@ pub(crate) fn project<'py>(
     let (faces, n, rows) = (points.len(0), points.len(1), points.rows()?);
     let out = py.detach(|| camera::project(rows, focal, principal_point.into())).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 2])
+}
+
+#[pyfunction]
+pub(crate) fn vertex_normals<'py>(
+    py: Python<'py>,
+    vertices: &Bound<'py, PyAny>,
+    triangles: &Bound<'py, PyAny>,
+    threads: usize,
+) -> Out<'py, f32> {
+    let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Any("N"), Is(3)])?;
+    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
+    let (faces, n, v, t) = (vertices.len(0), vertices.len(1), vertices.rows()?, triangles.rows()?);
+    let out = py.detach(|| mesh::vertex_normals(v, faces, t, threads)).map_err(raised)?;
+    array(py, out.into_flattened(), &[faces, n, 3])
+}
+
+#[pyfunction]
+pub(crate) fn shading<'py>(
+    py: Python<'py>,
+    normals_viewer: &Bound<'py, PyAny>,
+    illumination: &Bound<'py, PyAny>,
+    threads: usize,
+) -> Out<'py, f32> {
+    let normals = Array::<f32>::new("normals_viewer", normals_viewer, &[Any("F"), Any("N"), Is(3)])?;
+    let (faces, n) = (normals.len(0), normals.len(1));
+    let illumination = Array::<f32>::new("illumination", illumination, &[Is(faces), Is(3), Is(9)])?;
+    let (v, i) = (normals.rows()?, illumination.rows()?);
+    let out = py.detach(|| illumination::shading(v, i, threads)).map_err(raised)?;
+    array(py, out.into_flattened(), &[faces, n, 3])
+}
+
+#[pyfunction]
+pub(crate) fn colors<'py>(
+    py: Python<'py>,
+    albedo: &Bound<'py, PyAny>,
+    normals_camera: &Bound<'py, PyAny>,
+    illumination: &Bound<'py, PyAny>,
+    threads: usize,
+) -> Out<'py, f32> {
+    let albedo = Array::<f32>::new("albedo", albedo, &[Any("F"), Any("N"), Is(3)])?;
+    let (faces, n) = (albedo.len(0), albedo.len(1));
+    let normals = Array::<f32>::new("normals_camera", normals_camera, &[Is(faces), Is(n), Is(3)])?;
+    let illumination = Array::<f32>::new("illumination", illumination, &[Is(faces), Is(3), Is(9)])?;
+    let (a, v, i) = (albedo.rows()?, normals.rows()?, illumination.rows()?);
+    let out = py.detach(|| illumination::colors(a, v, i, threads)).map_err(raised)?;
+    array(py, out.into_flattened(), &[faces, n, 3])
 }

@@ -58,9 +58,9 @@ impl Isa {
     pub(super) fn available() -> Vec<Self> {
         let widest = Self::detect();
         #[cfg(target_arch = "x86_64")]
-        let all = vec![Self::Scalar, Self::Avx2, Self::Avx512];
+        let all = [Self::Scalar, Self::Avx2, Self::Avx512];
         #[cfg(not(target_arch = "x86_64"))]
-        let all = vec![Self::Scalar];
+        let all = [Self::Scalar];
         let last = all.iter().position(|&isa| isa == widest).unwrap_or(0);
         all[..=last].to_vec()
     }

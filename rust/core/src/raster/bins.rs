@@ -1,60 +1,66 @@
 //! Triangles sorted into bands of rows, so that a band meets only its own.
 
-use super::kernel::{self, Corner};
+use super::kernel::{self, Corner, Facet};
 
-/// The visible triangles of one run of a mesh, by band, in ascending order within each.
+/// The facets of one run of a mesh that are to be drawn, and which of them each band needs.
 #[derive(Debug, Default)]
 pub(super) struct Bins {
-    /// Triangle numbers, band after band.
-    numbers: Vec<u32>,
-    /// Where each band starts in `numbers`, and the end.
+    facets: Vec<Facet>,
+    /// Positions in `facets`, band after band, ascending within each.
+    positions: Vec<u32>,
+    /// Where each band starts in `positions`, and the end.
     starts: Vec<u32>,
-}
-
-/// A triangle and the bands that it touches.
-struct Entry {
-    number: u32,
-    first: u16,
-    last: u16,
 }
 
 impl Bins {
     /// Sorts `triangles`, whose numbers start at `number`.
-    pub(super) fn sort(
-        &mut self,
+    pub(super) fn new(
         triangles: &[[i32; 3]],
         corners: &[Corner],
         number: usize,
         size: [usize; 2],
         band_rows: usize,
-        bands: usize,
-    ) {
-        let size = size.map(|side| side as i32);
-        let mut entries = Vec::with_capacity(triangles.len());
-        self.starts = vec![0; bands + 1];
+    ) -> Self {
+        let side = size.map(|side| side as i32);
+        // Every triangle is written, and overwritten by the next one unless it is to be drawn: no branch to mispredict.
+        let mut facets = vec![Facet::default(); triangles.len() + 1];
+        let mut bands = vec![[0u16; 2]; triangles.len() + 1];
+        let mut count = 0;
         for (i, triangle) in triangles.iter().enumerate() {
-            if let Some((y0, y1)) = kernel::rows(kernel::corners_of(corners, triangle), size) {
-                let (first, last) = (y0 as usize / band_rows, y1 as usize / band_rows);
-                entries.push(Entry { number: (number + i) as u32, first: first as u16, last: last as u16 });
-                for band in first..=last {
-                    self.starts[band + 1] += 1;
-                }
+            let (facet, rows, drawn) = kernel::facet(corners, triangle, (number + i + 1) as i32, side);
+            facets[count] = facet;
+            bands[count] = rows.map(|row| (row as usize / band_rows) as u16);
+            count += usize::from(drawn);
+        }
+        let bands: Vec<_> =
+            bands[..count].iter().map(|&[first, last]| usize::from(first)..=usize::from(last)).collect();
+        facets.truncate(count);
+
+        let mut starts = vec![0; size[1].div_ceil(band_rows) + 1];
+        for range in &bands {
+            for start in &mut starts[range.start() + 1..=range.end() + 1] {
+                *start += 1;
             }
         }
-        for band in 0..bands {
-            self.starts[band + 1] += self.starts[band];
+        let mut total = 0;
+        for start in &mut starts {
+            total += *start;
+            *start = total;
         }
-        self.numbers = vec![0; self.starts[bands] as usize];
-        let mut next = self.starts.clone();
-        for entry in entries {
-            for next in &mut next[usize::from(entry.first)..=usize::from(entry.last)] {
-                self.numbers[*next as usize] = entry.number;
+        let mut positions = vec![0; total as usize];
+        let mut next = starts.clone();
+        for (position, range) in bands.into_iter().enumerate() {
+            for next in &mut next[range] {
+                positions[*next as usize] = position as u32;
                 *next += 1;
             }
         }
+        Self { facets, positions, starts }
     }
 
-    pub(super) fn band(&self, band: usize) -> &[u32] {
-        &self.numbers[self.starts[band] as usize..self.starts[band + 1] as usize]
+    /// The facets of a band, in ascending order.
+    pub(super) fn band(&self, band: usize) -> impl Iterator<Item = &Facet> {
+        let positions = &self.positions[self.starts[band] as usize..self.starts[band + 1] as usize];
+        positions.iter().map(|&p| &self.facets[p as usize])
     }
 }

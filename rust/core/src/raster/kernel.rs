@@ -1,5 +1,7 @@
 //! The hot loops of the rasterizer. Slices in, slices out; nothing here allocates or fails.
 
+use wide::{f32x4, i32x4};
+
 /// Steps per pixel of the snapped coordinates.
 const STEPS: i32 = 256;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
@@ -7,8 +9,11 @@ const STEP_BITS: u32 = STEPS.trailing_zeros();
 /// Snapped coordinates stay within ±2 million pixels, so that products of differences fit 64 bits.
 const FARTHEST: f32 = (1 << 29) as f32;
 
-/// In a triangle whose box is smaller than this (steps), edge functions fit 32 bits: they are at most its square.
-const SMALL: i32 = 1 << 15;
+/// In a triangle whose box is smaller than this (steps), edge functions fit 32 bits, [`LANES`] pixels beyond the box too.
+const SMALL: i32 = 1 << 14;
+
+/// Pixels of a row that are tested together: one register on every target.
+const LANES: usize = 4;
 
 /// Marks a corner in front of the near plane.
 const DROPPED: i32 = i32::MIN;
@@ -19,64 +24,87 @@ pub(super) struct Camera {
     pub(super) principal_point: [f32; 2],
 }
 
-/// A projected vertex.
+/// A projected vertex, as it is drawn.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Corner {
     /// Pixels, snapped, in steps.
     x: i32,
     y: i32,
-    /// Pixels, as projected.
+    /// 1/mm.
+    inverse_depth: f32,
+}
+
+/// A triangle that is to be drawn. Its corners are copied, in the order that makes the area and the inside of every edge
+/// positive: drawing then reads memory in order, where gathering corners again would miss the cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Facet {
+    corners: [Corner; 3],
+    /// 1 + face · triangles + triangle.
+    number: i32,
+}
+
+/// A projected vertex, as it is measured: pixels, and 1/mm.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Point {
     u: f32,
     v: f32,
-    /// 1/mm.
     inverse_depth: f32,
 }
 
 /// What is drawn: the triangles of every face.
 pub(super) struct Scene<'a> {
     /// `(faces, vertices)`.
-    pub(super) corners: &'a [Corner],
+    pub(super) points: &'a [Point],
     pub(super) vertices: usize,
     pub(super) triangles: &'a [[i32; 3]],
 }
 
-/// Some rows of the raster while they are drawn.
-pub(super) struct Band<'a> {
-    pub(super) top: usize,
-    pub(super) width: usize,
+/// Some rows of the raster while they are drawn, a little wider than the image so that lanes may overhang.
+pub(super) struct Band {
+    top: usize,
+    width: usize,
+    rows: usize,
+    stride: usize,
     /// 1 + face · triangles + triangle, 0 where there is nothing.
-    pub(super) number: &'a mut [i32],
+    number: Vec<i32>,
     /// 0 where there is nothing.
-    pub(super) inverse_depth: &'a mut [f32],
+    inverse_depth: Vec<f32>,
 }
 
-impl Scene<'_> {
-    /// The corners of triangle `number` = face · triangles + triangle.
-    #[inline(always)]
-    fn corners_of(&self, number: usize) -> [&Corner; 3] {
-        let (face, triangle) = self.split(number);
-        let corners = &self.corners[face * self.vertices..];
-        self.triangles[triangle].map(|v| &corners[v as usize])
+impl Band {
+    /// An empty band.
+    pub(super) fn new(top: usize, width: usize, rows: usize) -> Self {
+        let stride = width + LANES;
+        let (number, inverse_depth) = (vec![0; rows * stride], vec![0.0; rows * stride]);
+        Self { top, width, rows, stride, number, inverse_depth }
     }
+}
 
-    #[inline(always)]
-    fn split(&self, number: usize) -> (usize, usize) {
-        if number < self.triangles.len() {
-            return (0, number);
-        }
-        (number / self.triangles.len(), number % self.triangles.len())
-    }
+/// The same rows of the result.
+pub(super) struct Rows<'a> {
+    pub(super) triangle_id: &'a mut [i32],
+    pub(super) face_id: &'a mut [i32],
+    pub(super) depth: &'a mut [f32],
+    pub(super) barycentric: &'a mut [[f32; 3]],
+}
+
+/// The nearest step (ties to even). Adding 1.5 · 2^52 leaves the integer in the low bits; `round` is a library call on some
+/// targets.
+#[inline(always)]
+fn snap(pixels: f32) -> i32 {
+    const INTEGER_IN_LOW_BITS: f64 = 1.5 * (1u64 << 52) as f64;
+    let steps = (pixels * STEPS as f32).clamp(-FARTHEST, FARTHEST);
+    (f64::from(steps) + INTEGER_IN_LOW_BITS).to_bits() as i32
 }
 
 /// Projects camera-frame vertices.
-pub(super) fn project(vertices: &[[f32; 3]], camera: &Camera, corners: &mut [Corner]) {
+pub(super) fn project(vertices: &[[f32; 3]], camera: &Camera, points: &mut [Point], corners: &mut [Corner]) {
     let [cx, cy] = camera.principal_point;
-    for (corner, &[x, y, z]) in corners.iter_mut().zip(vertices) {
+    for ((point, corner), &[x, y, z]) in points.iter_mut().zip(corners).zip(vertices) {
         let inverse_depth = 1.0 / z;
         let (u, v) = (cx + camera.focal * x * inverse_depth, cy + camera.focal * y * inverse_depth);
-        let snap = |p: f32| (p * STEPS as f32).clamp(-FARTHEST, FARTHEST).round_ties_even() as i32;
-        let x = if z < super::NEAR_MM { DROPPED } else { snap(u) };
-        *corner = Corner { x, y: snap(v), u, v, inverse_depth };
+        *point = Point { u, v, inverse_depth };
+        *corner = Corner { x: if z < super::NEAR_MM { DROPPED } else { snap(u) }, y: snap(v), inverse_depth };
     }
 }
 
@@ -87,48 +115,43 @@ fn centres(low: i32, high: i32, end: i32) -> (i32, i32) {
     (((low + half - 1) >> STEP_BITS).max(0), ((high - half) >> STEP_BITS).min(end - 1))
 }
 
-/// The rows (first, last) that a triangle may touch; none if it faces away, is cut by the near plane or misses every
-/// pixel centre of the image.
+/// The facet of a triangle, the rows (first, last) that it may touch, and whether it is to be drawn: it is not if it faces
+/// away, is cut by the near plane or misses every pixel centre of the image.
 #[inline(always)]
-pub(super) fn rows([a, b, c]: [&Corner; 3], [width, height]: [i32; 2]) -> Option<(i32, i32)> {
-    if a.x == DROPPED || b.x == DROPPED || c.x == DROPPED {
-        return None;
-    }
+pub(super) fn facet(
+    corners: &[Corner],
+    triangle: &[i32; 3],
+    number: i32,
+    [width, height]: [i32; 2],
+) -> (Facet, [i32; 2], bool) {
+    let [a, b, c] = triangle.map(|v| corners[v as usize]);
     let (x0, x1) = centres(a.x.min(b.x).min(c.x), a.x.max(b.x).max(c.x), width);
     let (y0, y1) = centres(a.y.min(b.y).min(c.y), a.y.max(b.y).max(c.y), height);
-    if x0 > x1 || y0 > y1 {
-        return None;
-    }
     // Counter-clockwise seen from outside is clockwise in coordinates whose y points down: a negative area.
     let wide = i64::from;
-    let area = wide(b.x - a.x) * wide(c.y - a.y) - wide(b.y - a.y) * wide(c.x - a.x);
-    (area < 0).then_some((y0, y1))
+    let area = (wide(b.x) - wide(a.x)) * (wide(c.y) - wide(a.y)) - (wide(b.y) - wide(a.y)) * (wide(c.x) - wide(a.x));
+    // No short circuits: the answers are as good as random, and a mispredicted branch costs more than all of them.
+    let dropped = (a.x == DROPPED) | (b.x == DROPPED) | (c.x == DROPPED);
+    let drawn = !dropped & (x0 <= x1) & (y0 <= y1) & (area < 0);
+    (Facet { corners: [a, c, b], number }, [y0, y1], drawn)
 }
 
-/// Corners of a mesh by triangle, for [`rows`].
+/// Draws the part of a facet that lies in a band.
 #[inline(always)]
-pub(super) fn corners_of<'a>(corners: &'a [Corner], triangle: &[i32; 3]) -> [&'a Corner; 3] {
-    triangle.map(|v| &corners[v as usize])
-}
-
-/// Draws the part of a triangle that lies in a band. The triangle passed [`rows`].
-#[inline(always)]
-pub(super) fn draw(scene: &Scene, number: u32, band: &mut Band) {
-    // Turned round, so that the area and the inside of every edge are positive.
-    let [p, r, q] = scene.corners_of(number as usize);
+pub(super) fn draw(facet: &Facet, band: &mut Band) {
+    let [p, q, r] = &facet.corners;
     let (low, high) = ([p.x.min(q.x).min(r.x), p.y.min(q.y).min(r.y)], [p.x.max(q.x).max(r.x), p.y.max(q.y).max(r.y)]);
     let (x0, x1) = centres(low[0], high[0], band.width as i32);
-    let (y0, y1) = centres(low[1], high[1], (band.top + band.number.len() / band.width) as i32);
+    let (y0, y1) = centres(low[1], high[1], (band.top + band.rows) as i32);
     let y0 = y0.max(band.top as i32);
     if x0 > x1 || y0 > y1 {
         return;
     }
-    let pixels =
-        Pixels { x0: x0 as usize, x1: x1 as usize, y0: y0 as usize, y1: y1 as usize, number: number as i32 + 1 };
+    let pixels = Pixels { x0: x0 as usize, x1: x1 as usize, y0: y0 as usize, y1: y1 as usize, number: facet.number };
     if high[0] - low[0] < SMALL && high[1] - low[1] < SMALL {
-        fill::<i32>([p, q, r], &pixels, band);
+        fill_small([p, q, r], &pixels, band);
     } else {
-        fill::<i64>([p, q, r], &pixels, band);
+        fill_large([p, q, r], &pixels, band);
     }
 }
 
@@ -141,108 +164,137 @@ struct Pixels {
     number: i32,
 }
 
-/// Integers wide enough for the edge functions of a triangle.
-trait Wide: Copy + std::ops::BitOr<Output = Self> {
-    fn of(v: i32) -> Self;
-    fn times(self, v: Self) -> Self;
-    fn plus(self, v: Self) -> Self;
-    fn minus(self, v: Self) -> Self;
-    fn negative(self) -> bool;
-    fn real(self) -> f32;
-}
-
-macro_rules! wide {
-    ($($t:ty)+) => {$(
-        // Wrapping: in 32 bits a product may overflow where the difference of two does not.
-        impl Wide for $t {
-            #[inline(always)]
-            fn of(v: i32) -> Self { Self::from(v) }
-            #[inline(always)]
-            fn times(self, v: Self) -> Self { self.wrapping_mul(v) }
-            #[inline(always)]
-            fn plus(self, v: Self) -> Self { self.wrapping_add(v) }
-            #[inline(always)]
-            fn minus(self, v: Self) -> Self { self.wrapping_sub(v) }
-            #[inline(always)]
-            fn negative(self) -> bool { self < 0 }
-            #[inline(always)]
-            fn real(self) -> f32 { self as f32 }
-        }
-    )+};
-}
-
-wide!(i32 i64);
-
 /// One edge: its value at a pixel centre and the change to the next pixel and row.
-struct Edge<I> {
-    value: I,
-    right: I,
-    down: I,
+#[derive(Clone, Copy)]
+struct Edge {
+    value: i64,
+    right: i64,
+    down: i64,
 }
 
-impl<I: Wide> Edge<I> {
+impl Edge {
     /// The edge from `a` to `b` at the centre of pixel (x, y). Not negative = inside, by the top-left rule: a centre on the
     /// edge is inside where the edge goes up (a left one) or runs to the right (a top one).
     #[inline(always)]
-    fn new(a: &Corner, b: &Corner, x: i32, y: i32) -> Self {
-        let (dx, dy) = (b.x - a.x, b.y - a.y);
-        let outside = i32::from(!(dy < 0 || dy == 0 && dx > 0));
-        let (px, py) = (x - a.x, y - a.y);
-        let value = I::of(dx).times(I::of(py)).minus(I::of(dy).times(I::of(px))).minus(I::of(outside));
-        Self { value, right: I::of(dy).times(I::of(-STEPS)), down: I::of(dx).times(I::of(STEPS)) }
+    fn new(a: &Corner, b: &Corner, pixels: &Pixels) -> Self {
+        let centre = |pixel: usize| pixel as i64 * i64::from(STEPS) + i64::from(STEPS / 2);
+        let (dx, dy) = (i64::from(b.x - a.x), i64::from(b.y - a.y));
+        let outside = i64::from(!((dy < 0) | ((dy == 0) & (dx > 0))));
+        let value = dx * (centre(pixels.y0) - i64::from(a.y)) - dy * (centre(pixels.x0) - i64::from(a.x)) - outside;
+        Self { value, right: -dy * i64::from(STEPS), down: dx * i64::from(STEPS) }
     }
 }
 
+/// The three edges of a triangle, and its inverse depth, which is linear in the image.
+struct Setup {
+    edges: [Edge; 3],
+    inverse_depth: f32,
+    /// Its change per unit of the second and the third edge's value.
+    slopes: [f32; 2],
+}
+
+impl Setup {
+    #[inline(always)]
+    fn new([p, q, r]: [&Corner; 3], pixels: &Pixels) -> Self {
+        let (dx, dy) = (i64::from(q.x - p.x), i64::from(q.y - p.y));
+        let area = dx * i64::from(r.y - p.y) - dy * i64::from(r.x - p.x);
+        let scale = 1.0 / area as f32;
+        Self {
+            edges: [Edge::new(q, r, pixels), Edge::new(r, p, pixels), Edge::new(p, q, pixels)],
+            inverse_depth: p.inverse_depth,
+            slopes: [q, r].map(|c| (c.inverse_depth - p.inverse_depth) * scale),
+        }
+    }
+}
+
+/// Draws a triangle whose edge functions fit 32 bits, [`LANES`] pixels at a time and without branches within them: most
+/// triangles of a face are a few pixels large, and a mispredicted branch costs as much as four pixels.
 #[inline(always)]
-fn fill<I: Wide>([p, q, r]: [&Corner; 3], pixels: &Pixels, band: &mut Band) {
-    let (x, y) = (pixels.x0 as i32 * STEPS + STEPS / 2, pixels.y0 as i32 * STEPS + STEPS / 2);
-    let (mut qr, mut rp, mut pq) = (Edge::<I>::new(q, r, x, y), Edge::<I>::new(r, p, x, y), Edge::<I>::new(p, q, x, y));
-    let area = I::of(q.x - p.x).times(I::of(r.y - p.y)).minus(I::of(q.y - p.y).times(I::of(r.x - p.x)));
-    // Inverse depth is linear in the image.
-    let scale = 1.0 / area.real();
-    let to_q = (q.inverse_depth - p.inverse_depth) * scale;
-    let to_r = (r.inverse_depth - p.inverse_depth) * scale;
-    let mut row = (pixels.y0 - band.top) * band.width;
+fn fill_small(corners: [&Corner; 3], pixels: &Pixels, band: &mut Band) {
+    let setup = Setup::new(corners, pixels);
+    let lanes = i32x4::new([0, 1, 2, 3]);
+    let right = setup.edges.map(|e| i32x4::splat(e.right as i32));
+    let across = right.map(|r| r << 2);
+    let down = setup.edges.map(|e| i32x4::splat(e.down as i32));
+    let mut starts: [i32x4; 3] = std::array::from_fn(|i| i32x4::splat(setup.edges[i].value as i32) + right[i] * lanes);
+    let [slope_b, slope_c] = setup.slopes.map(f32x4::splat);
+    let first = f32x4::splat(setup.inverse_depth);
+    let new_number = i32x4::splat(pixels.number);
+    let mut row = (pixels.y0 - band.top) * band.stride + pixels.x0;
+    for _ in pixels.y0..=pixels.y1 {
+        let [mut a, mut b, mut c] = starts;
+        let numbers = band.number[row..].as_chunks_mut::<LANES>().0;
+        let depths = band.inverse_depth[row..].as_chunks_mut::<LANES>().0;
+        let blocks = (pixels.x1 - pixels.x0) / LANES + 1;
+        for (number, depth) in numbers.iter_mut().zip(depths).take(blocks) {
+            let old = f32x4::new(*depth);
+            let new = first + b.round_float() * slope_b + c.round_float() * slope_c;
+            // Negative lanes of a | b | c are outside.
+            let inside: f32x4 = bytemuck::cast(!(a | b | c).is_negative());
+            let nearer = new.simd_gt(old) & inside;
+            *depth = nearer.bitselect(new, old).to_array();
+            *number = bytemuck::cast::<_, i32x4>(nearer).bitselect(new_number, i32x4::new(*number)).to_array();
+            (a, b, c) = (a + across[0], b + across[1], c + across[2]);
+        }
+        row += band.stride;
+        for (start, down) in starts.iter_mut().zip(down) {
+            *start += down;
+        }
+    }
+}
+
+/// Draws any triangle, pixel by pixel.
+fn fill_large(corners: [&Corner; 3], pixels: &Pixels, band: &mut Band) {
+    let setup = Setup::new(corners, pixels);
+    let mut starts = setup.edges.map(|e| e.value);
+    let mut row = (pixels.y0 - band.top) * band.stride;
     for _ in pixels.y0..=pixels.y1 {
         let range = row + pixels.x0..row + pixels.x1 + 1;
-        let (mut w, mut wq, mut wr) = (qr.value, rp.value, pq.value);
+        let [mut a, mut b, mut c] = starts;
         for (number, nearest) in band.number[range.clone()].iter_mut().zip(&mut band.inverse_depth[range]) {
-            if !(w | wq | wr).negative() {
-                let inverse_depth = p.inverse_depth + wq.real() * to_q + wr.real() * to_r;
-                if inverse_depth > *nearest {
-                    *nearest = inverse_depth;
-                    *number = pixels.number;
-                }
+            let inverse_depth = setup.inverse_depth + b as f32 * setup.slopes[0] + c as f32 * setup.slopes[1];
+            if (a | b | c) >= 0 && inverse_depth > *nearest {
+                (*nearest, *number) = (inverse_depth, pixels.number);
             }
-            w = w.plus(qr.right);
-            wq = wq.plus(rp.right);
-            wr = wr.plus(pq.right);
+            a += setup.edges[0].right;
+            b += setup.edges[1].right;
+            c += setup.edges[2].right;
         }
-        qr.value = qr.value.plus(qr.down);
-        rp.value = rp.value.plus(rp.down);
-        pq.value = pq.value.plus(pq.down);
-        row += band.width;
+        row += band.stride;
+        for (start, edge) in starts.iter_mut().zip(setup.edges) {
+            *start += edge.down;
+        }
     }
 }
 
-/// Turns numbers and inverse depths into the band's part of the result.
-pub(super) fn resolve(scene: &Scene, band: Band, face_id: &mut [i32], barycentric: &mut [[f32; 3]]) {
-    let triangles = band.number.chunks_mut(band.width).zip(band.inverse_depth.chunks_mut(band.width));
-    let rows = face_id.chunks_mut(band.width).zip(barycentric.chunks_mut(band.width));
-    for (row, ((triangle_id, depth), (face_id, barycentric))) in triangles.zip(rows).enumerate() {
+/// Turns numbers and inverse depths into the band's part of the result, which is zero before.
+pub(super) fn resolve(scene: &Scene, band: &Band, rows: Rows) {
+    let out = (rows.triangle_id.chunks_mut(band.width).zip(rows.face_id.chunks_mut(band.width)))
+        .zip(rows.depth.chunks_mut(band.width).zip(rows.barycentric.chunks_mut(band.width)));
+    for ((row, number), ((triangle_id, face_id), (depth, barycentric))) in
+        band.number.chunks(band.stride).enumerate().zip(out)
+    {
         let v = (band.top + row) as f32 + 0.5;
-        let pixels = triangle_id.iter_mut().zip(depth).zip(face_id.iter_mut().zip(barycentric));
-        for (column, ((triangle_id, depth), (face_id, barycentric))) in pixels.enumerate() {
-            if *triangle_id == 0 {
+        let pixels = triangle_id.iter_mut().zip(face_id).zip(depth.iter_mut().zip(barycentric));
+        for ((column, &number), ((triangle_id, face_id), (depth, barycentric))) in number.iter().enumerate().zip(pixels)
+        {
+            if number == 0 {
                 (*triangle_id, *face_id) = (-1, -1);
                 continue;
             }
-            let (face, triangle) = scene.split(*triangle_id as usize - 1);
-            let corners = corners_of(&scene.corners[face * scene.vertices..], &scene.triangles[triangle]);
+            let (face, triangle) = split(number as usize - 1, scene.triangles.len());
+            let points = &scene.points[face * scene.vertices..];
+            let corners = scene.triangles[triangle].map(|v| &points[v as usize]);
             (*triangle_id, *face_id) = (triangle as i32, face as i32);
             (*barycentric, *depth) = weights(corners, column as f32 + 0.5, v);
         }
     }
+}
+
+/// Face and triangle of a number.
+#[inline(always)]
+fn split(number: usize, triangles: usize) -> (usize, usize) {
+    if number < triangles { (0, number) } else { (number / triangles, number % triangles) }
 }
 
 /// Perspective-correct weights of the corners at (u, v), and the depth.
@@ -250,7 +302,7 @@ pub(super) fn resolve(scene: &Scene, band: Band, face_id: &mut [i32], barycentri
 /// They are those of the projected triangle, not the snapped one; a centre that only the snapped triangle covers takes the
 /// nearest point of the edge.
 #[inline(always)]
-fn weights([a, b, c]: [&Corner; 3], u: f32, v: f32) -> ([f32; 3], f32) {
+fn weights([a, b, c]: [&Point; 3], u: f32, v: f32) -> ([f32; 3], f32) {
     let (ax, ay, bx, by, cx, cy) = (a.u - u, a.v - v, b.u - u, b.v - v, c.u - u, c.v - v);
     let areas = [by * cx - bx * cy, cy * ax - cx * ay, ay * bx - ax * by];
     let turned = if areas[0] + areas[1] + areas[2] < 0.0 { -1.0 } else { 1.0 };

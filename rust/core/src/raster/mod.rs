@@ -18,7 +18,7 @@ use crate::check;
 use crate::error::{Error, Result};
 use crate::parallel;
 use bins::Bins;
-use kernel::Corner;
+use kernel::{Corner, Point};
 
 pub use interpolate::{RasterView, interpolate};
 
@@ -77,19 +77,24 @@ pub fn rasterize(
     let [width, height] = size;
     let camera = kernel::Camera { focal, principal_point };
 
+    let mut points = vec![Point::default(); vertices_camera.len()];
     let mut corners = vec![Corner::default(); vertices_camera.len()];
-    let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
-    parallel::for_each(threads, parts, |(corners, vertices)| kernel::project(vertices, &camera, corners))?;
+    let parts = points
+        .chunks_mut(VERTICES_PER_PART)
+        .zip(corners.chunks_mut(VERTICES_PER_PART))
+        .zip(vertices_camera.chunks(VERTICES_PER_PART));
+    parallel::for_each(threads, parts, |((points, corners), vertices)| {
+        kernel::project(vertices, &camera, points, corners);
+    })?;
 
     let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
     let mut bins: Vec<Bins> = Vec::new();
     bins.resize_with(faces * per_face, Bins::default);
-    let bands = height.div_ceil(BAND_ROWS);
     parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
         let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
         let last = (first + TRIANGLES_PER_PART).min(triangles.len());
         let number = face * triangles.len() + first;
-        bins.sort(&triangles[first..last], &corners[face * n..(face + 1) * n], number, size, BAND_ROWS, bands);
+        *bins = Bins::new(&triangles[first..last], &corners[face * n..(face + 1) * n], number, size, BAND_ROWS);
     })?;
 
     let pixels = width * height;
@@ -100,16 +105,18 @@ pub fn rasterize(
         depth: vec![0.0; pixels],
         barycentric: vec![[0.0; 3]; pixels],
     };
-    let scene = kernel::Scene { corners: &corners, vertices: n, triangles };
+    let scene = kernel::Scene { points: &points, vertices: n, triangles };
     let band = BAND_ROWS * width;
     let rows = (raster.triangle_id.chunks_mut(band).zip(raster.face_id.chunks_mut(band)))
         .zip(raster.depth.chunks_mut(band).zip(raster.barycentric.chunks_mut(band)));
     parallel::for_each(threads, rows.enumerate(), |(band, ((triangle_id, face_id), (depth, barycentric)))| {
-        let mut target = kernel::Band { top: band * BAND_ROWS, width, number: triangle_id, inverse_depth: depth };
-        for number in bins.iter().flat_map(|b| b.band(band)) {
-            kernel::draw(&scene, *number, &mut target);
+        let mut drawn = kernel::Band::new(band * BAND_ROWS, width, depth.len() / width);
+        for bins in &bins {
+            for facet in bins.band(band) {
+                kernel::draw(facet, &mut drawn);
+            }
         }
-        kernel::resolve(&scene, target, face_id, barycentric);
+        kernel::resolve(&scene, &drawn, kernel::Rows { triangle_id, face_id, depth, barycentric });
     })?;
     Ok(raster)
 }
