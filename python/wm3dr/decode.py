@@ -43,7 +43,7 @@ def decode(
     default : Camera
         The camera of the contract, in the caller's pixels.
     camera : Camera, optional
-        The caller's camera; translations and rotations are taken over to it.
+        The caller's camera; translations are solved anew for it.
     """
     parts = {name: np.ascontiguousarray(rows[:, part]) for name, part in contract.slices().items()}
     illumination = parts["illumination"].reshape(-1, 3, 9)
@@ -52,11 +52,11 @@ def decode(
     translations = _native.translations_from_offsets(
         parts["translation"], centers, focal * scale, (cx * scale, cy * scale)
     )
-    rotations = _native.rotations_from_vectors(parts["rotation"])
-    if contract.rotation_frame == "ray":
-        rotations = (rays_from_translations(translations) @ rotations).astype(np.float32)
     if camera is not None:
-        rotations, translations = pose_for_camera(rotations, translations, default, camera)
+        translations = translations_for_camera(translations, default, camera)
+    rotations = _native.rotations_from_vectors(
+        parts["rotation"], translations if contract.rotation_frame == "ray" else None
+    )
     dense = DenseFaces(
         face_model,
         identity=parts["identity"],
@@ -118,28 +118,12 @@ def _faces(
     )
 
 
-def rays_from_translations(translations: F32) -> NDArray[np.float64]:
-    """Return ray(t), the smallest rotation that takes the z axis to t/|t| (CONVENTIONS.md §2), (F, 3, 3).
+def translations_for_camera(translations: F32, default: Camera, camera: Camera) -> F32:
+    """Return the (F, 3) translations, mm, that keep pixel and size of every model origin under another camera.
 
-    With ``d = t/|t|``, ``v = z × d``: ``ray = I + [v]× + [v]×² / (1 + d_z)``; t_z > 0.
-    """
-    d = translations.astype(np.float64)
-    d /= np.linalg.norm(d, axis=1, keepdims=True)
-    skew = np.zeros((len(d), 3, 3))
-    skew[:, 0, 2], skew[:, 1, 2] = d[:, 0], d[:, 1]
-    skew[:, 2, 0], skew[:, 2, 1] = -d[:, 0], -d[:, 1]
-    return np.eye(3) + skew + skew @ skew / (1.0 + d[:, 2])[:, None, None]
-
-
-def pose_for_camera(rotations: F32, translations: F32, default: Camera, camera: Camera) -> tuple[F32, F32]:
-    """Return rotations (F, 3, 3) and translations (F, 3), mm, that look the same through another camera.
-
-    The model origin keeps its pixel and the face its size: with ``u = c_x + f t_x/t_z``, ``t_z' = t_z f'/f`` and
-    ``t_x' = t_z' (u − c_x')/f'``, likewise for y. The rotation against the viewing ray is kept:
-    ``R' = ray(t') ray(t)ᵀ R``.
+    With ``u = c_x + f t_x/t_z``: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``; likewise for y.
     """
     pixels = translations[:, :2] / translations[:, 2:] * default.focal + np.array(default.principal_point)
     depth = translations[:, 2:] * (camera.focal / default.focal)
     moved = np.concatenate([depth * (pixels - np.array(camera.principal_point)) / camera.focal, depth], axis=1)
-    turn = rays_from_translations(moved) @ rays_from_translations(translations).swapaxes(1, 2)
-    return (turn @ rotations).astype(np.float32), moved.astype(np.float32)
+    return moved.astype(np.float32)

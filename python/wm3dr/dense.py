@@ -91,7 +91,9 @@ class DenseFaces:
         """(F, N, 3) mm, camera frame."""
         return self._once(
             "vertices",
-            lambda: _native.transform(self.vertices_model, self._rotations, self._translations, self.threads),
+            lambda: self._native.vertices_camera(
+                self._identity, self._expression, self._rotations, self._translations, self.threads
+            ),
         )
 
     @property
@@ -104,9 +106,7 @@ class DenseFaces:
     @property
     def normals(self) -> F32:
         """(F, N, 3) unit vectors out of the face, camera frame."""
-        return self._once(
-            "normals", lambda: _native.vertex_normals(self.vertices, self.face_model.triangles, self.threads)
-        )
+        return self._once("normals", lambda: self._native.normals(self.vertices, self.threads))
 
     @property
     def albedo(self) -> F32:
@@ -114,17 +114,9 @@ class DenseFaces:
         return self._once("albedo", lambda: self._native.albedos(self._albedo, self.threads))
 
     @property
-    def shading(self) -> F32:
-        """(F, N, 3) light arriving per channel (CONVENTIONS.md §6)."""
-        return self._once(
-            "shading",
-            lambda: _native.shading(self.normals * VIEWER_FROM_CAMERA, self._illumination, self.threads),
-        )
-
-    @property
     def colors(self) -> F32:
-        """(F, N, 3) albedo times shading, sRGB-encoded, clipped to [0, 1]."""
-        return self._once("colors", lambda: np.clip(self.albedo * self.shading, 0.0, 1.0))
+        """(F, N, 3) albedo times shading (CONVENTIONS.md §6), sRGB-encoded, clipped to [0, 1]."""
+        return self._once("colors", lambda: _native.colors(self.albedo, self.normals, self._illumination, self.threads))
 
     @property
     def raster(self) -> RasterBuffers:
