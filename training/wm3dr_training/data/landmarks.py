@@ -35,8 +35,8 @@ MEDIAPIPE_68 = np.array(
 """MediaPipe's point for each of the 68. Against the manual points of 300-W: see `wm3dr-train label`'s summary."""
 
 PROFILE_YAW_DEG = 36.0
-"""|`mediapipe_yaw_deg`| above which the far half of MediaPipe's points counts as hidden. MediaPipe flattens profiles: on
-CFP's profile photos (60–90°) it says 36–61° (5–95 %), on HELEN and LFPW at most 33° (99 %)."""
+"""|`mediapipe_yaw_deg`| above which the far half of MediaPipe's points counts as hidden. MediaPipe flattens profiles:
+on CFP's profile photos (60–90°) it says 36–61° (5–95 %), on HELEN and LFPW at most 33° (99 %)."""
 
 # CFP annotates one side; these are the 68-point numbers when that is the subject's right (image left).
 _FIDUCIALS_RIGHT = np.array(
