@@ -47,7 +47,7 @@ SPARE_COLORS: tuple[Color, ...] = ((120, 144, 156), (255, 213, 79), (77, 182, 17
 """For regions of other face models."""
 
 
-def draw(result: Result, image: "ImageSource", kind: str = "overlay", **options: Any) -> Image.Image:
+def draw(result: Result, image: "ImageSource | None", kind: str = "overlay", **options: Any) -> Image.Image:
     """Draw one of the pictures by name; see `Result.draw`."""
     kinds: dict[str, Callable[..., Image.Image]] = {"overlay": overlay, "attributes": attributes}
     if kind == "views":

@@ -276,13 +276,13 @@ class Result:
             region=region_from_raster(buffers.triangle_id, buffers.barycentric, self.face_model),
         )
 
-    def draw(self, image: "ImageSource", kind: str = "overlay", **options: Any) -> "Image":
+    def draw(self, image: "ImageSource | None" = None, kind: str = "overlay", **options: Any) -> "Image":
         """Draw the result on its photo.
 
         Parameters
         ----------
         image : array, path, bytes or PIL image
-            The photo that was reconstructed.
+            The photo that was reconstructed; views do without it.
         kind : "overlay", "attributes" or "views"
             Meshes over the photo with boxes and landmarks; the paper's figure 11 (boxes and landmarks, render, head
             pose and face parts); its figure 12 (front, right and top view of all faces in the common space).
