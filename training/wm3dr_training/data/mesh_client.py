@@ -43,6 +43,7 @@ class MeshClient:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._printed
             )
         except OSError as error:
+            self._printed.close()
             raise MeshError(f"{self._command[0]} cannot be run: {error}\n{ENVIRONMENT_HELP}") from error
 
     def landmarks(self, crop: NDArray[np.uint8]) -> NDArray[np.float32]:
