@@ -102,30 +102,48 @@ def jpeg(images: Tensor, generator: torch.Generator, probability: float = 0.25) 
     return images.index_copy(0, rows, torch.cat([red, green, blue], dim=1).clamp(0, 255))
 
 
-def occlude(images: Tensor, generator: torch.Generator, probability: float = 0.25, largest: float = 0.45) -> Tensor:
-    """Cover a rectangle of a share of the images with a colour, noise or a piece of another image of the batch."""
+def occlude(
+    images: Tensor,
+    generator: torch.Generator,
+    probability: float = 0.25,
+    largest: float = 0.45,
+    donors: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cover a rectangle of a share of the images with a colour or a piece of a donor (None: another image of the batch).
+
+    Also returns (B, 1, H, W): 0 where something was covered, else 1.
+    """
     rows = _chosen(generator, len(images), probability).tolist()
+    clear = torch.ones_like(images[:, :1])
     if not rows:
-        return images
+        return images, clear
     images = images.clone()
-    n, _, height, width = images.shape
+    _, _, height, width = images.shape
     draws = torch.rand((len(rows), 9), generator=generator, device=images.device).tolist()
     for row, (a, b, c, d, kind, other, *color) in zip(rows, draws, strict=True):
         h, w = int(height * largest * (0.2 + 0.8 * a)), int(width * largest * (0.2 + 0.8 * b))
         y, x = int((height - h) * c), int((width - w) * d)
         if kind < 0.5:
-            donor = images[int(other * n)]
+            source = images if donors is None else donors
+            donor = source[int(other * len(source))]
             patch = donor[:, int((height - h) * d) :, int((width - w) * c) :][:, :h, :w].clone()
         else:
             patch = 255 * images.new_tensor(color).view(3, 1, 1).expand(3, h, w)
         images[row, :, y : y + h, x : x + w] = patch
-    return images
+        clear[row, :, y : y + h, x : x + w] = 0
+    return images, clear
 
 
-def augment(images: Tensor, generator: torch.Generator, strength: float = 1.0, occluders: float = 0.25) -> Tensor:
-    """The whole chain; `strength` scales colours and the shares of blur, noise and JPEG."""
-    images = occlude(images, generator, probability=occluders)
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    strength: float = 1.0,
+    occluders: float = 0.25,
+    donors: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The whole chain; `strength` scales colours and the shares of blur, noise and JPEG. Returns images and `occlude`'s mask."""
+    images, clear = occlude(images, generator, probability=occluders, donors=donors)
     images = jitter_color(images, generator, strength)
     images = blur(images, generator, 0.25 * strength)
     images = noise(images, generator, 0.2 * strength)
-    return jpeg(images, generator, 0.25 * strength)
+    return jpeg(images, generator, 0.25 * strength), clear

@@ -14,6 +14,7 @@ from torch import Tensor
 
 CROP_SIZE = 192
 N_LANDMARKS, N_MEDIAPIPE = 68, 468
+SPLITS = {"train": 0, "validation": 1}
 N_POINTS = N_LANDMARKS + N_MEDIAPIPE
 FACE_SIZE = CROP_SIZE / 2  # longer side of the landmark box in a crop
 JAW = slice(0, 17)
@@ -31,7 +32,8 @@ class FaceBank:
     """Crops and points of all sources.
 
     images (n, S, S, 3) uint8; points (n, P, 2) crop px; weights (n, P); covered (n, 4) part of the crop that is photo, px;
-    skin (n, 96, 96) uint8 mask or None; source (n,) number in `sources`; mirror (P,) partner of each point.
+    skin (n, 96, 96) uint8 mask or None; fine (m, 2S, 2S, 3) uint8, crops of the larger photos at twice the resolution, and fine_row (n,),
+    their rows or −1; source (n,) number in `sources`; mirror (P,) partner of each point.
     """
 
     images: Tensor
@@ -39,6 +41,8 @@ class FaceBank:
     weights: Tensor
     covered: Tensor
     skin: Tensor | None
+    fine: Tensor
+    fine_row: Tensor
     source: Tensor
     sources: list[str]
     mirror: Tensor
@@ -46,12 +50,37 @@ class FaceBank:
     def __len__(self) -> int:
         return len(self.images)
 
+    def crop(self, index: int, fine: bool) -> Tensor:
+        """One crop (S, S, 3) uint8, or (2S, 2S, 3) when `fine` is asked for and there."""
+        row = int(self.fine_row[index])
+        return self.fine[row] if fine and row >= 0 else self.images[index]
+
     def to(self, device: torch.device) -> FaceBank:
         """The same bank on another device."""
         moved = {
             name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.__dict__.items()
         }
         return FaceBank(**moved)
+
+
+@dataclass
+class BackgroundBank:
+    """Photos without faces: images (n, S, S, 3) uint8."""
+
+    images: Tensor
+
+    def to(self, device: torch.device) -> BackgroundBank:
+        """The same photos on another device."""
+        return BackgroundBank(self.images.to(device))
+
+
+def load_backgrounds(folder: Path, split: str = "train") -> BackgroundBank:
+    """Read `background.npy/.npz` as the verb `label` wrote them; FileNotFoundError when they are missing."""
+    path = folder / "background.npy"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run 'wm3dr-train label' with the source 'background' first")
+    rows = np.flatnonzero(np.load(folder / "background.npz")["split"] == SPLITS[split])
+    return BackgroundBank(torch.from_numpy(np.load(path, mmap_mode="r")[rows]))
 
 
 def load_bank(
@@ -87,7 +116,8 @@ def load_bank(
         No photo of the split is left.
     """
     images, points, weights, covered, skins, numbers = [], [], [], [], [], []
-    wanted = {"train": 0, "validation": 1}[split]
+    wanted = SPLITS[split]
+    fine, fine_rows, n_fine = [], [], 0
     for number, source in enumerate(sources):
         path = folder / f"train_{source}.npy"
         if not path.exists():
@@ -107,6 +137,13 @@ def load_bank(
         weights.append(np.concatenate([weight68, weight468], axis=1).astype(np.float32))
         covered.append(table["covered"][rows].astype(np.float32))
         numbers.append(np.full(len(rows), number))
+        fine_path = folder / f"fine_{source}.npy"
+        if fine_path.exists() and split == "train":
+            fine.append(np.load(fine_path, mmap_mode="r")[rows])
+            fine_rows.append(n_fine + np.arange(len(rows)))
+            n_fine += len(rows)
+        else:
+            fine_rows.append(np.full(len(rows), -1))
         if with_skin:
             skin_path = folder / f"skin_{source}.npy"
             empty = np.zeros((len(rows), CROP_SIZE // 2, CROP_SIZE // 2), np.uint8)
@@ -120,6 +157,8 @@ def load_bank(
         weights=torch.from_numpy(np.concatenate(weights)),
         covered=torch.from_numpy(np.concatenate(covered)),
         skin=torch.from_numpy(np.concatenate(skins)) if with_skin else None,
+        fine=torch.from_numpy(np.concatenate(fine) if fine else np.zeros((0, 2 * CROP_SIZE, 2 * CROP_SIZE, 3), np.uint8)),
+        fine_row=torch.from_numpy(np.concatenate(fine_rows)),
         source=torch.from_numpy(np.concatenate(numbers)),
         sources=list(sources),
         mirror=torch.from_numpy(mirror.astype(np.int64)),

@@ -7,6 +7,7 @@ masks go through the same affine maps as the pixels: `p_canvas = A[:, :2] p_crop
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from wm3dr_training.augment import augment, uniform
-from wm3dr_training.bank import FACE_SIZE, FaceBank
+from wm3dr_training.bank import CROP_SIZE, FACE_SIZE, BackgroundBank, FaceBank
+from wm3dr_training.config import TrainConfig
 from wm3dr_training.encoder import STRIDE
+
+ROLL = math.radians(14)  # standard deviation of the in-plane rotation
+OUTSIDE_WEIGHT = 0.3  # of points that the frame cuts off
+FINE_FROM = 80.0  # px: larger faces are cut from the fine crops, where there are any
+WHOLE_SHARE = 0.15  # of the canvases show one crop as a whole
+WHOLE_REACH = 2.0  # half side of such a paste over half side of the crop: everything
+PLAIN_SHARE = 0.1  # of the canvases have a plain or noisy background
 
 
 @dataclass
@@ -23,7 +32,7 @@ class Batch:
     """What a training step sees.
 
     images (B, 3, H, W) float 0–255; image_index (F,) canvas of each face; points (F, P, 2) canvas px; weights (F, P), 0 where a point is
-    missing or outside; centers (F, 2) px; sizes (F,) px, the longer side of the landmark box; bank_index (F,) row of the bank; mirrored (F,)
+    missing; centers (F, 2) px; sizes (F,) px, the longer side of the landmark box; bank_index (F,) row of the bank; mirrored (F,)
     bool; affine (F, 2, 3) crop px → canvas px; heatmap (B, 1, h, w), 1 at centres, Gaussian around, −1 to ignore; principal_point (B, 2) px.
     """
 
@@ -38,18 +47,19 @@ class Batch:
     affine: Tensor
     heatmap: Tensor
     principal_point: Tensor
+    clear: Tensor
 
 
-def crop_affines(bank: FaceBank, target: Tensor, sizes: Tensor, angles: Tensor, mirrored: Tensor) -> Tensor:
+def crop_affines(target: Tensor, sizes: Tensor, angles: Tensor, mirrored: Tensor) -> Tensor:
     """Crop px → canvas px: the crop's centre goes to `target` (F, 2), its face side to `sizes` (F,), turned by `angles` (F,) rad; (F, 2, 3).
 
     `mirrored` (F,) bool: flipped left to right first.
     """
-    scale = sizes / FACE_SIZE * (bank.images.shape[1] / bank.images.shape[1])
+    scale = sizes / FACE_SIZE
     cos, sin = scale * torch.cos(angles), scale * torch.sin(angles)
     flip = torch.where(mirrored, -1.0, 1.0)
     linear = torch.stack([torch.stack([cos * flip, -sin], -1), torch.stack([sin * flip, cos], -1)], dim=-2)  # (F, 2, 2)
-    middle = torch.full((2,), bank.images.shape[1] / 2, device=target.device)
+    middle = torch.full((2,), CROP_SIZE / 2, device=target.device)
     return torch.cat([linear, (target - linear @ middle)[..., None]], dim=-1)
 
 
@@ -70,28 +80,42 @@ def _inverse(affine: Tensor) -> Tensor:
     return torch.cat([inverse, -inverse @ affine[:, :, 2:]], dim=2)
 
 
-def sample_crops(crops: Tensor, affine: Tensor, size: tuple[int, int], origin: Tensor | None = None) -> Tensor:
-    """Resample crops (F, C, S, S) to windows (F, C, h, w) of the canvas, antialiased by whole octaves.
+def compose_affines(outer: Tensor, inner: Tensor) -> Tensor:
+    """`outer ∘ inner` of (F, 2, 3) affines."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    return torch.cat([linear, outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], dim=2)
 
-    affine (F, 2, 3) crop px → canvas px; size (h, w); origin (F, 2): canvas px of the windows' top-left corners.
+
+def sample_window(
+    images: Tensor,
+    affine: Tensor,
+    size: int | tuple[int, int],
+    frame: float,
+    origin: Tensor | None = None,
+    padding: str = "border",
+) -> Tensor:
+    """Resample images (F, C, S, S) to windows (F, C, h, w), antialiased by whole octaves.
+
+    affine (F, 2, 3): px of a frame of `frame`² that the image fills, whatever its stored resolution S → window px; size: side or (h, w);
+    origin (F, 2): added to the window's pixel positions (for a window that is a part of a larger canvas).
     """
-    height, width = size
-    side = crops.shape[-1]
+    height, width = (size, size) if isinstance(size, int) else size
     y, x = torch.meshgrid(
-        torch.arange(height, device=crops.device) + 0.5, torch.arange(width, device=crops.device) + 0.5, indexing="ij"
+        torch.arange(height, device=images.device) + 0.5, torch.arange(width, device=images.device) + 0.5, indexing="ij"
     )
-    grid = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(len(crops), -1, -1)
+    grid = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(len(images), -1, -1)
     if origin is not None:
         grid = grid + origin[:, None]
     inverse = _inverse(affine)
-    grid = (map_points(inverse, grid) / side * 2 - 1).view(len(crops), height, width, 2)
-    scale = torch.linalg.det(inverse[:, :, :2]).abs().sqrt()  # crop px per canvas px
-    octave = torch.log2(scale.clamp_min(1.0)).round().long()
-    out = crops.new_empty(len(crops), crops.shape[1], height, width)
+    grid = (map_points(inverse, grid) / frame * 2 - 1).view(len(images), height, width, 2)
+    scale = torch.linalg.det(inverse[:, :, :2]).abs().sqrt() * images.shape[-1] / frame  # stored px per window px
+    octave = torch.log2(scale.detach().clamp_min(1.0)).round().long()
+    out = images.new_zeros(len(images), images.shape[1], height, width)
     for level in octave.unique().tolist():
         rows = (octave == level).nonzero()[:, 0]
-        source = crops[rows] if level == 0 else functional.avg_pool2d(crops[rows], 2 ** min(level, 4))
-        out[rows] = functional.grid_sample(source, grid[rows], mode="bilinear", padding_mode="border", align_corners=False)
+        source = images[rows] if level == 0 else functional.avg_pool2d(images[rows], 2 ** min(level, 4))
+        sampled = functional.grid_sample(source, grid[rows], mode="bilinear", padding_mode=padding, align_corners=False)
+        out = sampled if len(rows) == len(images) else out.index_copy(0, rows, sampled)
     return out
 
 
@@ -108,44 +132,157 @@ def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, ce
     middle = (cell + 0.5) * STRIDE
     sigma = (0.06 * sizes).clamp_min(0.35 * STRIDE)
     bump = torch.exp(-0.5 * ((y[None, :, None] - middle[:, 1, None, None]) ** 2 + (x[None, None] - middle[:, 0, None, None]) ** 2) / sigma[:, None, None] ** 2)
-    for row in range(len(centers)):  # few faces a batch; the maximum over faces of one canvas
-        index = image_index[row]
-        target[index] = torch.maximum(target[index], bump[row].clamp_max(0.999))
+    target.index_reduce_(0, image_index, bump.clamp_max(0.999), "amax")
     rows = inside.nonzero()[:, 0]
     target[image_index[rows], cell[rows, 1], cell[rows, 0]] = 1.0
     return target[:, None]
 
 
+Draw = Callable[[int], Tensor]
+"""Returns that many rows of the bank."""
+
+
 class SingleFaceComposer:
     """Stage 1: one face near the centre of a `size`² image (METHOD.md: aligned; here with rotation, scale and shift)."""
 
-    def __init__(self, bank: FaceBank, size: int, generator: torch.Generator, strength: float = 1.0) -> None:
-        self.bank, self.size, self.generator, self.strength = bank, size, generator, strength
+    def __init__(self, bank: FaceBank, config: TrainConfig, generator: torch.Generator) -> None:
+        self.bank, self.config, self.generator = bank, config, generator
 
-    def batch(self, index: Tensor) -> Batch:
-        """The batch of the given bank rows (B,)."""
-        g, n = self.generator, len(index)
-        sizes = self.size * uniform(g, (n,), 0.40, 0.78)
-        angles = torch.randn((n,), generator=g, device=g.device) * math.radians(14)
+    def batch(self, draw: Draw) -> Batch:
+        """`config.batch` images of one face each."""
+        g, n, size = self.generator, self.config.batch, self.config.size
+        index = draw(n)
+        sizes = size * uniform(g, (n,), 0.40, 0.78)
+        angles = torch.randn((n,), generator=g, device=g.device) * ROLL
         mirrored = torch.rand((n,), generator=g, device=g.device) < 0.5
-        shift = uniform(g, (n, 2), -0.07, 0.07) * self.size
-        affine = crop_affines(self.bank, self.size / 2 + shift, sizes, angles, mirrored)
+        centers = size / 2 + uniform(g, (n, 2), -0.07, 0.07) * size
+        affine = crop_affines(centers, sizes, angles, mirrored)
         crops = self.bank.images[index].permute(0, 3, 1, 2).float()
-        images = augment(sample_crops(crops, affine, (self.size, self.size)), g, self.strength)
+        images, clear = augment(sample_window(crops, affine, size, CROP_SIZE), g, self.config.strength)
         points, weights = face_points(self.bank, index, affine, mirrored)
-        centers = self.size / 2 + shift
         image_index = torch.arange(n, device=index.device)
-        cells = (self.size // STRIDE, self.size // STRIDE)
+        heatmap = gaussian_heatmap(n, (size // STRIDE, size // STRIDE), image_index, centers, sizes)
+        principal_point = torch.full((n, 2), size / 2, device=index.device)
         return Batch(
-            images,
-            image_index,
-            points,
-            weights,
-            centers,
-            sizes,
-            index,
-            mirrored,
-            affine,
-            gaussian_heatmap(n, cells, image_index, centers, sizes),
-            torch.full((n, 2), self.size / 2, device=index.device),
+            images, image_index, points, weights, centers, sizes, index, mirrored, affine, heatmap, principal_point, clear
         )
+
+
+class MultiFaceComposer:
+    """Stage 2: canvases with 0 … `largest_count` faces at log-uniform scales (METHOD.md, stage 2).
+
+    Sizes are drawn per canvas: one log-uniform in [smallest_face, largest_face], the others between a third of it and itself, as the
+    people of one photo. A face's paste (an ellipse or a rectangle, feathered or not) may reach under an already pasted face but never
+    over its landmarks' box by more than about a tenth; centres stay inside, so that a face can be cut by the frame by almost half.
+    """
+
+    def __init__(self, bank: FaceBank, backgrounds: BackgroundBank, config: TrainConfig, generator: torch.Generator) -> None:
+        self.bank, self.backgrounds, self.config, self.generator = bank, backgrounds, config, generator
+
+    def batch(self, draw: Draw) -> Batch:
+        """`config.batch` canvases."""
+        g, config, device = self.generator, self.config, self.bank.images.device
+        n, size = config.batch, config.size
+        layouts = [self._layout() for _ in range(n)]
+        image_index = torch.tensor([k for k, faces in enumerate(layouts) for _ in faces], dtype=torch.long, device=device)
+        table = torch.tensor([face for faces in layouts for face in faces], device=device).reshape(-1, 4)
+        centers, sizes, reach = table[:, :2], table[:, 2], table[:, 3]
+        count = len(table)
+        index = draw(count)
+        roll = torch.randn((count,), generator=g, device=g.device) * ROLL
+        roll = torch.where(torch.rand((count,), generator=g, device=g.device) < 0.06, 3.0 * roll, roll)
+        mirrored = torch.rand((count,), generator=g, device=g.device) < 0.5
+        affine = crop_affines(centers, sizes, roll, mirrored)
+        canvases = self._background(n)
+        for row in range(count):
+            self._paste(canvases[image_index[row]], int(index[row]), affine[row : row + 1], float(sizes[row]), float(reach[row]))
+        images, clear = augment(canvases, g, config.strength, occluders=0.3, donors=self._background(2))
+        points, weights = face_points(self.bank, index, affine, mirrored)
+        outside = (points < 0).any(-1) | (points > size).any(-1)
+        weights = weights * torch.where(outside, OUTSIDE_WEIGHT, 1.0)
+        heatmap = gaussian_heatmap(n, (size // STRIDE, size // STRIDE), image_index, centers, sizes)
+        # the network cannot see where the optical axis is: any point near the canvas may be it
+        principal_point = size / 2 + uniform(g, (n, 2), -0.5, 0.5) * size
+        return Batch(
+            images, image_index, points, weights, centers, sizes, index, mirrored, affine, heatmap, principal_point, clear
+        )
+
+    def _layout(self) -> list[tuple[float, float, float, float]]:
+        """Faces of one canvas: (x, y, size, reach); reach = half side of the paste over half side of the crop."""
+        config, size = self.config, self.config.size
+        numbers = iter(torch.rand((8 + 60 * config.largest_count,), generator=self.generator, device=self.generator.device).tolist())
+        if next(numbers) < config.negative_share:
+            return []
+        if next(numbers) < WHOLE_SHARE:  # one whole crop with its own surroundings, as a portrait
+            scale = size * (0.42 + 0.3 * next(numbers))
+            x, y = (size * (0.5 + 0.12 * (next(numbers) - 0.5)) for _ in range(2))
+            return [(x, y, min(scale, config.largest_face), WHOLE_REACH)]
+        first = config.smallest_face * (config.largest_face / config.smallest_face) ** next(numbers)
+        wanted = 1 + int(next(numbers) * config.largest_count)
+        faces: list[tuple[float, float, float, float]] = []
+        for number in range(wanted):
+            scale = first if number == 0 else max(config.smallest_face, first * 3.0 ** -next(numbers))
+            reach = 0.62 + 0.33 * next(numbers)
+            for _ in range(16):
+                x, y = (0.06 * scale + next(numbers) * (size - 0.12 * scale) for _ in range(2))
+                own = reach * scale  # half side of the paste, px
+                if all(math.hypot(x - a, y - b) > 0.85 * own + 0.42 * s for a, b, s, _ in faces):
+                    faces.append((x, y, scale, reach))
+                    break
+        return faces
+
+    def _background(self, count: int) -> Tensor:
+        """(count, 3, size, size): pieces of photos without faces, some plain or noisy."""
+        g, size = self.generator, self.config.size
+        index = torch.randint(0, len(self.backgrounds.images), (count,), generator=g, device=g.device)
+        photos = self.backgrounds.images[index].permute(0, 3, 1, 2).float()
+        side = photos.shape[-1]
+        zoom = torch.exp(uniform(g, (count,), -0.7, 0.5))  # canvas px per photo px
+        zoom = zoom.clamp_min(size / side)  # the photo covers the canvas
+        room = 1 - size / (side * zoom)  # of the centre, each way, in grid units
+        middle = uniform(g, (count, 2), -1.0, 1.0) * room[:, None]
+        flip = torch.where(torch.rand((count,), generator=g, device=g.device) < 0.5, -1.0, 1.0)
+        half = size / (side * zoom)
+        zero = torch.zeros_like(half)
+        theta = torch.stack([half * flip, zero, middle[:, 0], zero, half, middle[:, 1]], dim=1).view(-1, 2, 3)
+        grid = functional.affine_grid(theta, [count, 3, size, size], align_corners=False)
+        canvases = functional.grid_sample(photos, grid, align_corners=False, padding_mode="reflection")
+        plain = (torch.rand((count,), generator=g, device=g.device) < PLAIN_SHARE).nonzero()[:, 0]
+        if len(plain):
+            color = uniform(g, (len(plain), 3, 1, 1), 0, 255)
+            grain = torch.randn((len(plain), 3, size, size), generator=g, device=g.device)
+            canvases[plain] = (color + grain * uniform(g, (len(plain), 1, 1, 1), 0, 60)).clamp(0, 255)
+        return canvases
+
+    def _paste(self, canvas: Tensor, index: int, affine: Tensor, face_size: float, reach: float) -> None:
+        """Blend one crop into a canvas (3, H, W) in place."""
+        g, size = self.generator, self.config.size
+        radius = 1.45 * reach * face_size  # the paste's half diagonal
+        x, y = (affine[0, :, :2] @ affine.new_full((2,), CROP_SIZE / 2) + affine[0, :, 2]).tolist()
+        x0, y0 = max(0, math.floor(x - radius)), max(0, math.floor(y - radius))
+        x1, y1 = min(size, math.ceil(x + radius)), min(size, math.ceil(y + radius))
+        if x1 <= x0 or y1 <= y0:
+            return
+        window, origin = (y1 - y0, x1 - x0), affine.new_tensor([[x0, y0]])
+        crop = self.bank.crop(index, fine=face_size > FINE_FROM)
+        pixels = sample_window(crop.permute(2, 0, 1)[None].float(), affine, window, CROP_SIZE, origin)[0]
+        pixels = pixels * torch.exp(uniform(g, (3, 1, 1), -0.12, 0.12))
+        v, u = torch.meshgrid(
+            torch.arange(window[0], device=canvas.device) + 0.5, torch.arange(window[1], device=canvas.device) + 0.5, indexing="ij"
+        )
+        grid = torch.stack([u, v], dim=-1).view(1, -1, 2) + origin
+        at = map_points(_inverse(affine), grid)[0]  # crop px of each pixel
+        unit = (at / (CROP_SIZE / 2) - 1).abs()
+        kind, width, keep = torch.rand((3,), generator=g, device=g.device).tolist()
+        distance = unit.amax(1) if kind < 0.3 else unit.norm(dim=1)
+        feather = 0.01 + 0.12 * width
+        alpha = ((reach - distance) / feather).clamp(0, 1)
+        if keep < 0.85:  # else the black outside the photo is pasted too
+            low, high = self.bank.covered[index].view(2, 2)
+            border = torch.minimum(at - low, high - at).amin(1)
+            alpha = alpha * (border / (1 + feather * CROP_SIZE / 4)).clamp(0, 1)
+        if reach == WHOLE_REACH:
+            alpha = torch.ones_like(alpha)
+        alpha = alpha.view(1, *window)
+        region = canvas[:, y0:y1, x0:x1]
+        region.copy_(alpha * pixels + (1 - alpha) * region)

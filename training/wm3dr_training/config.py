@@ -66,6 +66,8 @@ class TrainConfig:
     negative_share: float = 0.1  # canvases without a face, stage 2
     render_size: int = 112  # px, side of the window in which the photometric terms are evaluated
     render_share: float = 0.0  # share of the faces of a batch that are rendered
+    render_limit: int = 1000  # rendered faces a batch at most
+    mobileface: str = ""  # folder of the embedding for the perceptual term
     frozen: tuple[str, ...] = ()  # prefixes of encoder parameters that are not trained
     losses: LossWeights = field(default_factory=LossWeights)
     amp: bool = False  # bfloat16 autocast

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm3dr_training.bank import N_MEDIAPIPE, FaceBank, load_bank
-from wm3dr_training.composer import SingleFaceComposer
+from wm3dr_training.bank import N_MEDIAPIPE, FaceBank, load_backgrounds, load_bank
+from wm3dr_training.composer import MultiFaceComposer, SingleFaceComposer
 from wm3dr_training.config import TrainConfig
 
 
@@ -40,7 +40,7 @@ class Data:
         config: TrainConfig,
         bank: FaceBank,
         validation: FaceBank,
-        composer: SingleFaceComposer,
+        composer: SingleFaceComposer | MultiFaceComposer,
         points: Correspondence,
         generator: torch.Generator,
     ) -> None:
@@ -51,12 +51,12 @@ class Data:
         self.orders = [pool[torch.randperm(len(pool))] for pool in self.pools]
         self.positions = [0, 0]
 
-    def next_index(self) -> Tensor:
-        """Bank rows of the next batch: `manual_share` of them with manual landmarks."""
+    def draw(self, count: int) -> Tensor:
+        """The next `count` bank rows, in random order: about `manual_share` of them with manual landmarks."""
         share = self.config.manual_share if all(len(pool) for pool in self.pools) else float(len(self.pools[0]) > 0)
-        manual = round(self.config.batch * share)
-        drawn = torch.cat([self._draw(0, manual), self._draw(1, self.config.batch - manual)])
-        return drawn.to(self.bank.images.device)
+        manual = int(count * share + torch.rand(()).item())
+        drawn = torch.cat([self._draw(0, manual), self._draw(1, count - manual)])
+        return drawn[torch.randperm(count)].to(self.bank.images.device)
 
     def _draw(self, which: int, count: int) -> Tensor:
         rows = []
@@ -90,5 +90,9 @@ def load_data(config: TrainConfig, device: torch.device, generator: torch.Genera
     bank = load_bank(folder, sources, *arguments, jaw_weight=config.jaw_weight, with_skin=with_skin).to(device)
     held_out = [name for name in ("helen_train", "lfpw_train") if name in sources]
     validation = load_bank(folder, held_out or sources[:1], *arguments, split="validation" if held_out else "train").to(device)
-    composer = SingleFaceComposer(bank, config.size, generator, config.strength)
+    composer = (
+        SingleFaceComposer(bank, config, generator)
+        if config.stage == 1
+        else MultiFaceComposer(bank, load_backgrounds(folder).to(device), config, generator)
+    )
     return Data(config, bank, validation, composer, points, generator)

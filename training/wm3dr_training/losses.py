@@ -83,6 +83,17 @@ def texture_loss(albedo: Tensor, region: Tensor) -> Tensor:
     return albedo[:, region].var(dim=1, unbiased=False).sum() / max(len(albedo), 1)
 
 
+def illumination_loss(illumination: Tensor) -> Tensor:
+    """Mean squared deviation of each channel's light from grey, and of the directional terms from none (a tenth of it).
+
+    illumination (F, 3, 9). Light that may take any colour would explain skin tone; most light is nearly white.
+    """
+    grey = illumination.mean(1, keepdim=True)
+    tinted = ((illumination - grey) ** 2).sum((1, 2))
+    directional = (illumination[:, :, 1:] ** 2).sum((1, 2))
+    return (tinted + 0.1 * directional).sum() / max(len(illumination), 1)
+
+
 def agreement_loss(points: Tensor, groups: Tensor, sizes: Tensor) -> Tensor:
     """Spread of the same face decoded at several cells, in per cent of its size (the paper's figure 10).
 

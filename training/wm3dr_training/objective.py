@@ -13,17 +13,19 @@ from wm3dr_training import losses
 from wm3dr_training.bank import N_LANDMARKS
 from wm3dr_training.composer import Batch
 from wm3dr_training.config import TrainConfig
-from wm3dr_training.data_setup import Correspondence
-from wm3dr_training.decoder import cells_around, decode
+from wm3dr_training.data_setup import Data
+from wm3dr_training.decoder import Faces, cells_around, decode
 from wm3dr_training.encoder import Encoder
 from wm3dr_training.layers import FaceModel
+from wm3dr_training.photometric import Photometric
 
 
 class Objective(nn.Module):
     """Evaluates every term whose weight is not zero."""
 
-    def __init__(self, config: TrainConfig, face_model: FaceModel, points: Correspondence, generator: torch.Generator) -> None:
+    def __init__(self, config: TrainConfig, face_model: FaceModel, data: Data, generator: torch.Generator) -> None:
         super().__init__()
+        points = data.points
         self.config, self.generator = config, generator
         self.face_model = face_model
         self.layout = face_model.layout
@@ -32,6 +34,8 @@ class Objective(nn.Module):
         vertex_ids = torch.from_numpy(points.vertex_ids.astype(np.int64)).to(device)
         weights = torch.from_numpy(points.weights.astype(np.float32)).to(device)
         self.dense_rows = face_model.point_rows(vertex_ids, weights)
+        rendering = config.render_share > 0 and config.losses.photometric > 0
+        self.photometric = Photometric(config, face_model, data.bank, generator) if rendering else None
         self.register_buffer("paper_weights", losses.paper_landmark_weights(), persistent=False)
 
     def forward(self, encoder: Encoder, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -60,6 +64,14 @@ class Objective(nn.Module):
             )
         if weights.prior:
             terms["prior"] = losses.prior_loss(groups["identity"], groups["expression"], groups["albedo"])
+        if self.photometric is not None and len(chosen := self.photometric.choose(batch)):
+            some = Faces(
+                {name: group[chosen] for name, group in groups.items()},
+                faces.rotations[chosen],
+                faces.translations[chosen],
+                faces.principal_point[chosen],
+            )  # the first rows are the centre cells, in the order of the batch's faces
+            terms |= self.photometric(some, landmarks[chosen], batch, chosen)
         if weights.center and self.config.stage == 2:
             terms["center"] = losses.center_loss(encoder.heatmap(features), batch.heatmap, negative_power=4.0)
         total = sum(getattr(weights, name) * value for name, value in terms.items())

@@ -52,7 +52,7 @@ class Trainer:
         self.face_model = FaceModel.load(config.face_model).to(self.device)
         self.data: Data = load_data(config, self.device, self.generator)
         self.encoder = Encoder(config.backbone, self.face_model.layout, self.face_model.blendshapes).to(self.device)
-        self.objective = Objective(config, self.face_model, self.data.points, self.generator).to(self.device)
+        self.objective = Objective(config, self.face_model, self.data, self.generator).to(self.device)
         self.step, self.seconds, self.skipped, self.best = 0, 0.0, 0, math.inf
         last = folder / "last.pt"
         state = load_checkpoint(last, config, self.face_model) if last.exists() else None
@@ -129,7 +129,7 @@ class Trainer:
         self.encoder.train()
         for module in self._frozen_norms:
             module.eval()
-        batch = self.data.composer.batch(self.data.next_index())
+        batch = self.data.composer.batch(self.data.draw)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ class Trainer:
                     self.best = measures["nme51"]
                     save_checkpoint(self.folder / "best.pt", self.config, self.face_model, {"average": self.average.module.state_dict(), "step": self.step, "measures": measures})
             if self.step % self.config.picture_every == 0 or done:
-                self.objective.picture(self.average.module, self.data.composer.batch(self.data.next_index()), self.folder / f"step{self.step:06d}.png")
+                self.objective.picture(self.average.module, self.data.composer.batch(self.data.draw), self.folder / f"step{self.step:06d}.png")
             if self.step % self.config.checkpoint_every == 0 or done:
                 save_checkpoint(self.folder / "last.pt", self.config, self.face_model, self._state())
         return measures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from wm3dr_training.bank import FACE_SIZE, N_LANDMARKS
-from wm3dr_training.composer import crop_affines, map_points, sample_crops
+from wm3dr_training.bank import CROP_SIZE, N_LANDMARKS
+from wm3dr_training.composer import crop_affines, map_points, sample_window
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data_setup import Data
 from wm3dr_training.decoder import cells_around, decode
@@ -32,13 +32,12 @@ def validate(
     for index in has_manual.split(48):
         n = len(index)
         affine = crop_affines(
-            bank,
             torch.full((n, 2), size / 2, device=device),
             torch.full((n,), 0.58 * size, device=device),
             torch.zeros(n, device=device),
             torch.zeros(n, dtype=torch.bool, device=device),
         )
-        images = sample_crops(bank.images[index].permute(0, 3, 1, 2).float(), affine, (size, size))
+        images = sample_window(bank.images[index].permute(0, 3, 1, 2).float(), affine, size, CROP_SIZE)
         target = map_points(affine, bank.points[index, :N_LANDMARKS])
         features = encoder.features(images.contiguous(memory_format=torch.channels_last))
         centers = torch.full((n, 2), size / 2, device=device)
@@ -52,5 +51,3 @@ def validate(
         outer.append(distance.mean(1) / extent.prod(1).sqrt())
     return {"nme51": 100 * float(torch.cat(inner).mean()), "nme68": 100 * float(torch.cat(outer).mean()), "faces": len(has_manual)}
 
-
-__all__ = ["FACE_SIZE", "validate"]
