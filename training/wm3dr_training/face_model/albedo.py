@@ -8,7 +8,8 @@
    and neck are never sampled.
 4. Completion: on the coarse mesh, left and right together, `Σ w (R x − ratio)² + λ Σ_edges (x_i − x_j)² + ε Σ (x − 1)²`
    for the ratio x to the mean face: unseen vertices continue their surroundings and fall back to the mean face.
-5. PCA of the completed faces, all exactly symmetric; rare skin tones weigh more (`tone_balance`).
+5. PCA of the completed faces, all exactly symmetric, each also in two other skin tones (`skin_tones.py`); rare tones
+   weigh more (`tone_balance`).
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from scipy.sparse import coo_matrix, csr_matrix, diags
 from scipy.sparse.linalg import splu
 
 from .geometry import Geometry, edges_from_triangles
-from .regions import HAIRLINE_ZY, REGION_NAMES
+from .regions import HAIRLINE_ZY, region_mask
 from .registration import Shapes
 
 LUMINANCE = np.array([0.3, 0.6, 0.1])
-MIN_COSINE = 0.2
+MIN_COSINE = 0.35
 SHADING_RANGE = (0.55, 1.35)
 DEVIATION_SIGMA = 0.06
 SMOOTHNESS, FALLBACK = 0.06, 2e-3
@@ -91,11 +92,6 @@ class Completion:
         matrix = matrix + SMOOTHNESS * self.laplacian + fallback * diags(np.ones(matrix.shape[0]))
         solved = splu(matrix.tocsc()).solve(right + fallback)
         return (solved + solved[self.mirror_coarse]) / 2
-
-
-def region_mask(regions: NDArray[np.uint8], *names: str) -> NDArray[np.bool_]:
-    """True where the label is one of `names`."""
-    return np.isin(regions, [REGION_NAMES.index(name) for name in names])
 
 
 def delight(samples: Samples, geometry: Geometry, shapes: Shapes, regions: NDArray[np.uint8]) -> Delit:
@@ -169,7 +165,7 @@ def fitted_shading(samples: Samples, tones: NDArray[np.float64], core: NDArray[n
 def mean_ratio(
     ratios: NDArray[np.floating], kept: NDArray[np.bool_], mirror: NDArray[np.int32], completion: Completion
 ) -> NDArray[np.float64]:
-    """(N0, 3) median over photos and both sides, continued smoothly where fewer than `MIN_FACES` photos show a vertex."""
+    """(N0, 3) median over photos and both sides, continued smoothly where fewer than `MIN_FACES` show a vertex."""
     both = np.where(kept[..., None], ratios, np.nan)
     count = kept.sum(axis=0)
     known = count + count[mirror] >= 2 * MIN_FACES
@@ -188,7 +184,7 @@ def skin_test(
     regions: NDArray[np.uint8],
     shapes: Shapes,
 ) -> NDArray[np.bool_]:
-    """(P, N) which samples to keep: in `doubtful` places, those whose colour is this person's skin, eroded by two rings.
+    """(P, N) which samples to keep: in `doubtful` places, those of this person's skin colour, less two rings.
 
     A brow whose surroundings are mostly hair is dropped as well.
     """
@@ -213,7 +209,7 @@ def skin_test(
 
 
 def tone_balance(tones: NDArray[np.float64], bandwidth: float = 0.06) -> NDArray[np.float64]:
-    """(P,) PCA weights ∝ density^−½ of the tone's luminance, so that few dark faces count for more than their number."""
+    """(P,) PCA weights ∝ density^−½ of the tone's luminance, so that rare tones count for more."""
     light = tones @ LUMINANCE
     density = np.exp(-0.5 * ((light[:, None] - light) / bandwidth) ** 2).mean(axis=1)
     return density**-0.5 / (density**-0.5).mean()

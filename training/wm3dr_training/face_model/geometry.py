@@ -54,7 +54,7 @@ def edges_from_triangles(triangles: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def refined_triangles(triangles: NDArray[np.int32], n_vertices: int) -> NDArray[np.int32]:
-    """Midpoint subdivision of (T0, 3) triangles over `n_vertices` vertices, (4 T0, 3), in the order of CONVENTIONS.md §5."""
+    """Midpoint subdivision of (T0, 3) triangles over `n_vertices` vertices, (4 T0, 3), ordered as CONVENTIONS.md §5."""
     edges = edges_from_triangles(triangles)
     keys = edges[:, 0].astype(np.int64) * n_vertices + edges[:, 1]
 
@@ -88,7 +88,9 @@ def mirror_from_vertices(vertices: NDArray[np.float64], tolerance: float) -> NDA
     """
     distance, mirror = cKDTree(vertices).query(vertices * [-1.0, 1.0, 1.0])
     if distance.max() > tolerance:
-        raise ValueError(f"vertices: largest distance to a mirrored vertex is {distance.max():.4g}, wanted ≤ {tolerance}")
+        raise ValueError(
+            f"vertices: largest distance to a mirrored vertex is {distance.max():.4g}, wanted ≤ {tolerance}"
+        )
     if not np.array_equal(mirror[mirror], np.arange(len(vertices))):
         raise ValueError("vertices: the nearest mirrored vertices do not pair up one to one")
     return mirror.astype(np.int32)

@@ -4,6 +4,8 @@ Lips are cut out along mesh edges between the landmarks of their outline. The ot
 view (|x|, y) or the side view (z, y), in mm of the model frame; using |x| makes them symmetric.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
@@ -30,7 +32,8 @@ REGION_NAMES = (
 
 NOSE_XY = [(-1, 32), (6, 32), (8, 20), (12, 8), (17, 1), (20, -7), (19, -14), (14, -19.5), (6, -21), (-1, -21)]
 BROW_XY = [
-    (10.5, 50), (12, 54.5), (24, 57), (38, 58), (50, 54), (60, 45), (59, 43.5), (50, 48), (38, 49.5), (25, 47), (13, 45)
+    (11, 41), (13, 50), (29, 52), (42, 52), (52, 48.5), (59.5, 41.5),
+    (58, 38.5), (49, 43), (40, 45), (28, 44.5), (14, 40),
 ]  # fmt: skip
 EYELID_MARGIN_MM = 5.0
 EAR_ZY = [(-100, 31), (-63, 31), (-65, 13), (-58, 8), (-57, -20), (-59, -32), (-100, -32)]
@@ -103,7 +106,7 @@ def lip_vertices(
 
     def path(outline: tuple[int, ...]) -> NDArray[np.int64]:
         found = []
-        for a, b in zip(outline[:-1], outline[1:], strict=True):
+        for a, b in pairwise(outline):
             start, end = int(landmark_vertices[a]), int(landmark_vertices[b])
             _, before = dijkstra(graph, indices=start, return_predecessors=True)
             found.append(end)
@@ -125,3 +128,8 @@ def lip_vertices(
     from_upper = dijkstra(inside, directed=False, indices=upper_outline, min_only=True)
     from_lower = dijkstra(inside, directed=False, indices=lower_outline, min_only=True)
     return lip & (from_upper <= from_lower), lip & (from_upper > from_lower)
+
+
+def region_mask(regions: NDArray[np.uint8], *names: str) -> NDArray[np.bool_]:
+    """True where the label is one of `names`."""
+    return np.isin(regions, [REGION_NAMES.index(name) for name in names])

@@ -38,6 +38,11 @@ class Shapes:
     refine: csr_matrix
     """(N, N0)."""
 
+    def at(self, observations: "Observations") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean (M, 3) and basis (M, 3, K) of the observed points of the mesh."""
+        mean = np.einsum("mc,mcd->md", observations.weights, self.mean[observations.corners])
+        return mean, np.einsum("mc,mcdk->mdk", observations.weights, self.basis[observations.corners])
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -62,8 +67,10 @@ class Fit:
 class Observations:
     """What a photo says about the mesh."""
 
-    vertices: NDArray[np.int64]
-    """(M,) refined vertex numbers."""
+    corners: NDArray[np.int64]
+    """(M, 3) vertices of the triangle that the point lies in."""
+    weights: NDArray[np.float64]
+    """(M, 3) barycentric weights."""
     points_px: NDArray[np.float64]
     """(M, 2) where they are."""
     sigma_px: NDArray[np.float64]
@@ -111,7 +118,7 @@ def initial_fit(shapes: Shapes, observations: Observations, size: tuple[int, int
     """Frontal pose whose spread and centre agree with the observed points; mean face; `size` is (width, height)."""
     focal = FOCAL_PER_SIDE * max(size)
     centre = np.array(size) / 2.0
-    model = shapes.mean[observations.vertices]
+    model, _ = shapes.at(observations)
     spread = np.linalg.norm(observations.points_px.std(axis=0)) / np.linalg.norm(model[:, :2].std(axis=0))
     depth = focal / spread
     middle = (observations.points_px.mean(axis=0) - centre) / spread
@@ -143,7 +150,7 @@ def fit_photo(
     sigma = np.full(n_coefficients, EXPRESSION_SIGMA[expression])
     sigma[: shapes.n_identity] = 1.0
     bounded = np.arange(n_coefficients) >= shapes.n_identity
-    mean, basis = shapes.mean[observations.vertices], shapes.basis[observations.vertices]
+    mean, basis = shapes.at(observations)
     for step in range(iterations):
         jacobian, predicted = point_jacobian(fit, mean, basis)
         weight = 1 / observations.sigma_px
@@ -169,9 +176,9 @@ def point_jacobian(
     turned = (mean + basis @ fit.coefficients) @ fit.rotation.T
     x, y, z = (turned + fit.translation).T
     zero = np.zeros_like(x)
-    by_point = np.stack(
-        [np.stack([fit.focal / z, zero, -fit.focal * x / z**2], 1), np.stack([zero, fit.focal / z, -fit.focal * y / z**2], 1)], 1
-    )  # (M, 2, 3)
+    by_u = np.stack([fit.focal / z, zero, -fit.focal * x / z**2], axis=1)
+    by_v = np.stack([zero, fit.focal / z, -fit.focal * y / z**2], axis=1)
+    by_point = np.stack([by_u, by_v], axis=1)  # (M, 2, 3)
     a, b, c = turned.T
     by_rotation = np.stack(
         [np.stack([zero, c, -b], 1), np.stack([-c, zero, a], 1), np.stack([b, -a, zero], 1)], 1

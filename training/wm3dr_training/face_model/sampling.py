@@ -20,10 +20,10 @@ def residual_warp(
 ) -> NDArray[np.float64]:
     """Shift (P, 2) projected points by what the fit leaves of the observed landmarks near them.
 
-    Gaussian-weighted mean of the residuals (`WARP_SIGMA_PX`), fading to no shift away from all landmarks, so that brows,
-    eyelids and lips fall on the same vertices in every photo.
+    Gaussian-weighted mean of the residuals (`WARP_SIGMA_PX`), fading to no shift away from all landmarks, so that
+    brows, eyelids and lips fall on the same vertices in every photo.
     """
-    at = fit.project(fit.camera_points(shapes.mean[observations.vertices], shapes.basis[observations.vertices]))
+    at = fit.project(fit.camera_points(*shapes.at(observations)))
     residual = observations.points_px - at
     shifted = points_px.copy()
     tree = cKDTree(at)
@@ -40,17 +40,17 @@ def vertex_normals(vertices: NDArray[np.float64], triangles: NDArray[np.int32]) 
     unit = np.cross(b - a, c - a)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     normals = np.stack(
-        [
-            sum(np.bincount(triangles[:, k], unit[:, axis], len(vertices)) for k in range(3))
-            for axis in range(3)
-        ],
+        [sum(np.bincount(triangles[:, k], unit[:, axis], len(vertices)) for k in range(3)) for axis in range(3)],
         axis=1,
     )
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def visible_vertices(
-    vertices_camera: NDArray[np.float64], points_px: NDArray[np.float64], triangles: NDArray[np.int32], size: tuple[int, int]
+    vertices_camera: NDArray[np.float64],
+    points_px: NDArray[np.float64],
+    triangles: NDArray[np.int32],
+    size: tuple[int, int],
 ) -> NDArray[np.bool_]:
     """(N,) vertices inside the photo with nothing of the mesh in front: depth buffer from points on every triangle."""
     grid = [(i, j) for i in range(SAMPLES_PER_EDGE + 1) for j in range(SAMPLES_PER_EDGE + 1 - i)]
