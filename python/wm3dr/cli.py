@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ _ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 @click.version_option(__version__, prog_name="wm3dr")
 def main() -> None:
     """Every face in a photo, in 3D, in one forward pass."""
+    warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
 
 
 def _saves(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:

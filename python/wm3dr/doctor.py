@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .face_model import FaceModel
 from .files import CHECKSUMS, DEFAULT_ENCODER, DEFAULT_FACE_MODEL
 from .threads import usable_threads
 
+CUDA = "CUDAExecutionProvider"
 PACKAGES = ("wm3dr", "numpy", "pillow", "safetensors", "trimesh")
 REINSTALL = "pip install --force-reinstall --no-deps wm3dr  (in a clone: git checkout models && pip install .)"
 
@@ -65,7 +67,7 @@ def _examine_runtime(report: Report) -> None:
     except (ImportError, AttributeError) as error:
         report.problems.append(Problem(f"onnxruntime cannot be imported: {error}", "pip install onnxruntime"))
         return
-    if "onnxruntime-gpu" in installed_runtimes() and "CUDAExecutionProvider" not in ort.get_available_providers():
+    if conflict is None and "onnxruntime-gpu" in installed_runtimes() and CUDA not in ort.get_available_providers():
         report.problems.append(Problem("onnxruntime-gpu is installed, but does not offer CUDA", CUDA_COMMAND))
 
 
@@ -85,14 +87,20 @@ def _examine_models(report: Report) -> None:
         if expected and not good:
             report.problems.append(Problem(f"{path} is not the released file (checksum differs)", REINSTALL))
     try:
-        face_model = FaceModel.load()
-        encoder = Encoder(providers=["CPUExecutionProvider"], threads=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            face_model, encoder = FaceModel.load(), Encoder(threads=1)
         encoder.contract.check_face_model(face_model)
     except FileNotFoundError:
         return  # said above
     except (ModelError, RuntimeError, ImportError) as error:
         report.problems.append(Problem(str(error), REINSTALL))
         return
+    if any(CUDA in str(warning.message) for warning in caught):
+        report.problems.append(
+            Problem(f"{CUDA} is installed but does not start", f"an NVIDIA driver (see nvidia-smi), and {CUDA_COMMAND}")
+        )
+    rows.append(("provider in use", encoder.provider))
     rows.append(("face model", f"{face_model.name}: {face_model.n_vertices} vertices, {face_model.widths}"))
     rows.append(("encoder", f"{encoder.contract.licence}; threshold {encoder.contract.peak_threshold:g}"))
 
