@@ -341,9 +341,10 @@ def region_from_raster(triangle_id: NDArray[np.int32], barycentric: F32, face_mo
     """Return the face-part label at each pixel, that of the nearest corner; -1 where there is nothing. (H, W) int16."""
     region = np.full(triangle_id.shape, -1, np.int16)
     hit = triangle_id >= 0
-    corners = face_model.triangles[triangle_id[hit]]
-    nearest = barycentric[hit].argmax(axis=1)
-    region[hit] = face_model.regions[corners[np.arange(len(corners)), nearest]]
+    a, b, c = barycentric[hit].T
+    nearest = np.where(c > np.maximum(a, b), 2, b > a)
+    labels = face_model.regions[face_model.triangles].reshape(-1)
+    region[hit] = labels[3 * triangle_id[hit] + nearest]
     return region
 
 
