@@ -200,6 +200,8 @@ class MultiFaceComposer:
         points, weights = face_points(self.bank, index, affine, mirrored)
         outside = (points < 0).any(-1) | (points > size).any(-1)
         weights = weights * torch.where(outside, OUTSIDE_WEIGHT, 1.0)
+        # an error of the same per cent is fewer pixels on a small face and cannot be resolved there: it pulls less
+        weights = weights * (sizes / CROP_SIZE * 2).sqrt().clamp(0.4, 1.0)[:, None]
         heatmap = gaussian_heatmap(n, (size // STRIDE, size // STRIDE), image_index, centers, sizes)
         # the network cannot see where the optical axis is: any point near the canvas may be it
         principal_point = size / 2 + uniform(g, (n, 2), -0.5, 0.5) * size

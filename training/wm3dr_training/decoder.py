@@ -27,6 +27,11 @@ class Faces:
     translations: Tensor
     principal_point: Tensor
 
+    def rows(self, index: Tensor) -> Faces:
+        """Some of the rows."""
+        groups = {name: group[index] for name, group in self.groups.items()}
+        return Faces(groups, self.rotations[index], self.translations[index], self.principal_point[index])
+
     def points_px(self, rows: PointRows) -> Tensor:
         """Projected surface points (M, P, 2) px."""
         points = rows(self.groups["identity"], self.groups["expression"])

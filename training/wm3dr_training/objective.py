@@ -14,10 +14,10 @@ from wm3dr_training.bank import N_LANDMARKS
 from wm3dr_training.composer import Batch
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data_setup import Data
-from wm3dr_training.decoder import Faces, cells_around, decode
+from wm3dr_training.decoder import cells_around, decode
 from wm3dr_training.encoder import Encoder
 from wm3dr_training.layers import FaceModel
-from wm3dr_training.photometric import Photometric
+from wm3dr_training.photometric import SMALLEST_RENDERED, Photometric
 
 
 class Objective(nn.Module):
@@ -65,12 +65,7 @@ class Objective(nn.Module):
         if weights.prior:
             terms["prior"] = losses.prior_loss(groups["identity"], groups["expression"], groups["albedo"])
         if self.photometric is not None and len(chosen := self.photometric.choose(batch)):
-            some = Faces(
-                {name: group[chosen] for name, group in groups.items()},
-                faces.rotations[chosen],
-                faces.translations[chosen],
-                faces.principal_point[chosen],
-            )  # the first rows are the centre cells, in the order of the batch's faces
+            some = faces.rows(chosen)  # the first rows are the centre cells, in the order of the batch's faces
             terms |= self.photometric(some, landmarks[chosen], batch, chosen)
         if weights.center and self.config.stage == 2:
             terms["center"] = losses.center_loss(encoder.heatmap(features), batch.heatmap, negative_power=4.0)
@@ -79,7 +74,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def picture(self, encoder: Encoder, batch: Batch, path: Path, count: int = 16) -> None:
-        """Save a sheet of inputs with the decoded landmarks (green) and the target points (red)."""
+        """Save a sheet of inputs with decoded landmarks (green), dense points (blue) and their targets (red), and one of renders."""
         encoder.eval()
         images = batch.images[:count]
         keep = batch.image_index < len(images)
@@ -101,7 +96,25 @@ class Objective(nn.Module):
                 for x, y in (2 * landmarks[row]).tolist():
                     draw.ellipse((x - 1.2, y - 1.2, x + 1.2, y + 1.2), fill=(0, 255, 0))
             tiles.append(np.asarray(tile))
-        columns = 4
-        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-        sheet = np.concatenate([np.concatenate(tiles[k : k + columns], axis=1) for k in range(0, len(tiles), columns)])
-        Image.fromarray(sheet).save(path)
+        _save_sheet(tiles, path, columns=4)
+        if self.photometric is None:
+            return
+        chosen = (batch.sizes[keep] >= SMALLEST_RENDERED).nonzero()[:, 0][:count]
+        if len(chosen):
+            shown = self.photometric.windows(faces.rows(chosen), batch, keep.nonzero()[:, 0][chosen])
+            shape = 0.7 * shown.rendered.mask  # albedo alone, at a constant light
+            albedo = shape * shown.albedo.mean(1)[:, :, None, None]
+            rows = [shown.images, shown.rendered.values, shown.images * (1 - shown.rendered.mask) + shown.rendered.values, shown.mask.expand_as(shown.images), albedo]
+            tiles = [np.concatenate([_to_uint8(kind[k]) for kind in rows], axis=1) for k in range(len(chosen))]
+            _save_sheet(tiles, path.with_name(path.stem + "_render.png"), columns=2)
+
+
+def _to_uint8(image: Tensor) -> np.ndarray:
+    """(3, H, W) in 0–1 -> (H, W, 3) uint8."""
+    return (255 * image.permute(1, 2, 0).clamp(0, 1)).byte().cpu().numpy()
+
+
+def _save_sheet(tiles: list[np.ndarray], path: Path, columns: int) -> None:
+    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    sheet = np.concatenate([np.concatenate(tiles[k : k + columns], axis=1) for k in range(0, len(tiles), columns)])
+    Image.fromarray(sheet).save(path)
