@@ -1,6 +1,9 @@
 """The released models: as CHECKSUMS says, fitting each other, and small enough for the wheel."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,15 @@ def test_the_default_models_open_and_the_doctor_is_content():
     assert model.face_model.widths == {"identity": 80, "expression": 53, "albedo": 80}
     assert (model.face_model.n_vertices, model.face_model.n_triangles) == (35764, 70768)
     assert examine().problems == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
+def test_resident_memory_after_one_photo():
+    photo = Path(__file__).parents[1] / "docs/photos/solvay_1927.jpg"
+    code = (
+        f"import wm3dr; r = wm3dr.reconstruct({str(photo)!r}); assert len(r) and r[0].vertices.size\n"
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1])"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=os.sep)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 350 * 1024

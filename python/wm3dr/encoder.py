@@ -198,9 +198,7 @@ class Encoder:
         options.intra_op_num_threads = check_threads(threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.enable_mem_pattern = (
-            False  # one plan per size of photo would be kept: +290 MB after a second 1280 x 928
-        )
+        options.enable_mem_pattern = False  # would keep a plan for every size: 290 MB more after two of 1280 x 928
         wanted = _wanted_providers(providers, ort.get_available_providers())
         _check_available(wanted, ort.get_available_providers(), allow_fallback)
         if _provider_name(wanted[0]) == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
@@ -254,7 +252,8 @@ class Encoder:
             The network returned other shapes than its contract says.
         """
         batch, _, height, width = image.shape
-        options = self._frugal if batch * height * width > KEPT_PIXELS else None
+        frugal = batch * height * width > KEPT_PIXELS and self.provider == "CPUExecutionProvider"
+        options = self._frugal if frugal else None
         heatmap, coefficients = self._session.run(["heatmap", "coefficients"], {"image": image}, options)
         cells = (height // self.contract.stride, width // self.contract.stride)
         wanted = ((batch, 1, *cells), (batch, self.contract.n_coefficients, *cells))
