@@ -2,8 +2,8 @@
 
 1. Every photo: skin tone = median colour of the well-seen face; colours are divided by it.
 2. Studio light: second-order spherical harmonics (CONVENTIONS.md §6) fitted to the luminance of those ratios on the
-   skin, one set for all photos and a small, regularised deviation per photo, the same for R, G and B and of mean 1 over
-   the frontal skin. Dividing by it flattens the light and leaves tone and colour to the albedo.
+   skin, one set for all photos and a small, regularised deviation per photo, the same for R, G and B and of median 1
+   over the frontal skin. Dividing by it flattens the light and leaves tone and colour to the albedo.
 3. Hair and background: samples whose ratio to the mean face is not skin's are dropped, with their neighbourhood; scalp
    and neck are never sampled.
 4. Completion: on the coarse mesh, left and right together, `Σ w (R x − ratio)² + λ Σ_edges (x_i − x_j)² + ε Σ (x − 1)²`
@@ -30,8 +30,8 @@ DEVIATION_SIGMA = 0.06
 SMOOTHNESS, FALLBACK = 0.06, 2e-3
 MIN_FACES = 12
 """Faces that must show a vertex before their median counts as the mean face there."""
-HAIR_MARGIN_MM = 12.0
-"""Strip below the hairline of temples and sides that is treated like scalp."""
+HAIR_MARGIN_MM, SIDE_Z_MM = 16.0, -24.0
+"""A strip below the hairline of the temples, and all skin behind z = −24 mm (sideburns, grazing light), is left out."""
 RATIO_LOW, RATIO_HIGH, CHROMA_LIMIT = 0.66, 1.4, 0.16
 
 
@@ -98,15 +98,15 @@ def delight(samples: Samples, geometry: Geometry, shapes: Shapes, regions: NDArr
     """Steps 1–4; `regions` are the refined labels, (N,)."""
     x, y, z = shapes.mean.T
     skin = region_mask(regions, "skin", "nose")
-    core = skin & (y < 60) & (y > -75) & (np.abs(x) < 60) & (z > -30)
     hair_margin = y > np.interp(z, *np.transpose(HAIRLINE_ZY)) - HAIR_MARGIN_MM
-    sideburn = (z < -34) & (y > -8) & skin
-    never = region_mask(regions, "scalp", "neck") | (skin & hair_margin & (z < 0)) | sideburn
+    never = region_mask(regions, "scalp", "neck") | (skin & ((hair_margin & (z < 0)) | (z < SIDE_Z_MM)))
     seen = (samples.weights > MIN_COSINE) & ~never
+    core = skin & ~never & (y < 60) & (y > -75) & (np.abs(x) < 60)
+    lit = skin & ~never & (y < 70) & (y > -80)
     tones = np.array(
         [np.median(c[core & (w > 0.6)], axis=0) for c, w in zip(samples.colors, samples.weights, strict=True)]
     )
-    shading = fitted_shading(samples, tones, core)
+    shading = fitted_shading(samples, tones, core, lit)
     ratios = samples.colors / (tones[:, None] * shading[..., None])
 
     doubtful = (skin & ((y > 50) | (np.abs(x) > 48) | (y < -72))) | region_mask(regions, "left_ear", "right_ear")
@@ -134,30 +134,36 @@ def delight(samples: Samples, geometry: Geometry, shapes: Shapes, regions: NDArr
     )
 
 
-def fitted_shading(samples: Samples, tones: NDArray[np.float64], core: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(P, N) shading of every photo, clipped to `SHADING_RANGE`, mean 1 over its well-seen core skin."""
+def fitted_shading(
+    samples: Samples, tones: NDArray[np.float64], core: NDArray[np.bool_], lit: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(P, N) shading of every photo, clipped to `SHADING_RANGE`, median 1 over its well-seen `core` skin.
+
+    The part common to all photos is fitted to the wider skin `lit` and has n_z³ and n_z⁴ beside the nine harmonics: the
+    studio's light falls off towards grazing normals faster than these can.
+    """
     basis = harmonics(samples.normals_viewer.astype(np.float64))
     luminance = (samples.colors / tones[:, None]) @ LUMINANCE
-    well_seen = (samples.weights > 0.3) & core
-    mean_basis = basis[:, core].mean(axis=0)
-    use = well_seen[:, core].sum(axis=0) >= MIN_FACES
+    well_seen = (samples.weights > 0.3) & lit
+    towards = samples.normals_viewer[..., 2:].astype(np.float64)
+    wide = np.concatenate([basis, towards**3, towards**4], axis=-1)
+    mean_basis = wide[:, lit].mean(axis=0)
+    use = well_seen[:, lit].sum(axis=0) >= MIN_FACES
     typical = np.ones(len(use))
-    typical[use] = np.nanmedian(np.where(well_seen, luminance, np.nan)[:, core][:, use], axis=0)
+    typical[use] = np.nanmedian(np.where(well_seen, luminance, np.nan)[:, lit][:, use], axis=0)
     common = np.linalg.lstsq(mean_basis[use], typical[use], rcond=None)[0]
     reference = np.where(use, typical / (mean_basis @ common), 1.0)
     shading = np.empty(luminance.shape)
     for p in range(len(luminance)):
-        at = well_seen[p, core]
-        h, target = basis[p, core][at], (luminance[p, core] / reference)[at]
-        weight = np.ones(len(target))
+        at = well_seen[p, lit]
+        h, target = basis[p, lit][at], (luminance[p, lit] / reference)[at]
+        target = target - wide[p, lit][at] @ common
         deviation = np.zeros(9)
         prior = np.diag([0.0] + [1 / DEVIATION_SIGMA**2] * 8) * len(target) / 1000
         for _ in range(6):  # Huber: moles, beards and make-up are no light
-            residual = target - h @ (common + deviation)
-            weight = 1 / np.maximum(np.abs(residual) / 0.06, 1.0)
-            normal = (h * weight[:, None]).T @ h + prior
-            deviation = np.linalg.solve(normal, (h * weight[:, None]).T @ (target - h @ common))
-        s = np.clip(basis[p] @ (common + deviation), *SHADING_RANGE)
+            weight = 1 / np.maximum(np.abs(target - h @ deviation) / 0.06, 1.0)
+            deviation = np.linalg.solve((h * weight[:, None]).T @ h + prior, (h * weight[:, None]).T @ target)
+        s = np.clip(wide[p] @ common + basis[p] @ deviation, *SHADING_RANGE)
         shading[p] = s / np.median(s[core & (samples.weights[p] > 0.6)])
     return shading
 
