@@ -115,6 +115,26 @@ def test_main_face_is_large_and_central():
         detector.main_face(detector.Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)), 9, 9)
 
 
+def test_annotation_says_which_face_is_meant(tmp_path):
+    boxes, scores = [(0, 0, 60, 60), (62, 60, 96, 88)], (0.99, 0.6)
+    with mesh_client.MeshClient(command=stand_in(tmp_path)) as mesh:
+        image = photo((62, 60, 96, 88))
+        row = label.label_photo(image, OneFace(boxes, scores), mesh, box=np.array([64, 60, 98, 90]))
+        assert row["box"].tolist() == [62, 60, 96, 88] and row["score"] == np.float32(0.6) and row["second"] == 0
+        missed = label.label_photo(image, OneFace(boxes[:1], scores[:1]), mesh, box=np.array([64, 60, 98, 90]))
+        assert missed["box"].tolist() == [64, 60, 98, 90] and missed["score"] == 0
+        assert np.isfinite(missed["direct"]).all()
+
+
+def test_known_box_is_the_records_own_or_that_of_its_landmarks():
+    points = np.full((68, 2), np.nan, np.float32)
+    points[:2] = [[3, 9], [5, 4]]
+    assert label.known_box(Record("s", "a", bytes)) is None
+    assert label.known_box(Record("s", "a", bytes, landmarks68=points)).tolist() == [3, 4, 5, 9]
+    own = np.array([1, 2, 3, 4], np.float32)
+    assert label.known_box(Record("s", "a", bytes, landmarks68=points, box=own)) is own
+
+
 def judged(**changes):
     """Three good labels, changed as asked."""
     points = np.concatenate([RNG.uniform(0, 100, (3, N_MEDIAPIPE, 2)), np.zeros((3, N_MEDIAPIPE, 1))], axis=2)
@@ -336,3 +356,10 @@ def test_correspondence_is_symmetric_and_barycentric():
     vertices = RNG.normal(size=(2, points.vertex_ids.max() + 1, 3))
     by_hand = sum(points.weights[7, c] * vertices[1, points.vertex_ids[7, c]] for c in range(3))
     np.testing.assert_allclose(points.points(vertices)[1, 7], by_hand, atol=1e-12)
+
+
+def test_command_reads_public_sets(tmp_path):
+    """The reader is found by name, and its message reaches the user."""
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--set", "celeba", str(tmp_path / "nothing")]
+    result = CliRunner().invoke(label.label, [*arguments, "--source", "background"])
+    assert result.exit_code == 1 and "celeba: " in result.output and "list_eval_partition.txt" in result.output

@@ -16,6 +16,7 @@ BORDER = 0.25
 """Black border around the photo over its longer side: tight crops hide the face's outline from the detector."""
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.3
+MIN_ANNOTATED_OVERLAP = 0.2
 YUNET_LAYOUT = """  MODELS/yunet/yunet_n_dynamic.onnx   YuNet with dynamic input size
                                       (github.com/ShiqiYu/libfacedetection.train)"""
 
@@ -99,6 +100,13 @@ def _overlap(a: NDArray, b: NDArray) -> float:
     """Intersection over union."""
     shared = np.prod(np.maximum(np.minimum(a[2:4], b[2:4]) - np.maximum(a[:2], b[:2]), 0))
     return float(shared / (np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]) - shared))
+
+
+def annotated_face(detections: Detections, box: NDArray) -> int | None:
+    """The detection that overlaps a known box most; None when none does by at least `MIN_ANNOTATED_OVERLAP`."""
+    overlaps = [_overlap(found, box) for found in detections.boxes]
+    best = int(np.argmax(overlaps)) if overlaps else 0
+    return best if overlaps and overlaps[best] >= MIN_ANNOTATED_OVERLAP else None
 
 
 def main_face(detections: Detections, width: int, height: int) -> tuple[int, float]:

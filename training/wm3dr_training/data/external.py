@@ -5,7 +5,12 @@ pixels with (0, 0) at the outer corner of the top-left pixel: files that count p
 shifted by half a pixel, those that count centres from 0 are shifted the other way.
 """
 
-from collections.abc import Iterator
+import importlib.util
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from .landmarks import N_LANDMARKS, landmarks68_from_fiducials
-from .records import IMAGE_SUFFIXES, MissingDataError, Record, require
+from .records import IMAGE_SUFFIXES, CorruptImageError, MissingDataError, Record, require
 
 FROM_ONE_BASED = -0.5
 """Adds to coordinates whose first pixel centre is 1."""
@@ -218,12 +223,14 @@ def read_300vw(folder: Path, every: int = 10) -> list[Record]:
         files = sorted(annotations.glob("*.pts"))[::every]
         if (video / "frames").is_dir():
             images = [_image_beside(video / "frames" / pts.name) for pts in files]
-            frames = iter([None if image is None else image.read_bytes for image in images])
+            frames = [None if image is None else image.read_bytes for image in images]
         elif (video / "vid.avi").exists():
-            frames = _video_frames(video / "vid.avi", [int(pts.stem) for pts in files])
+            if importlib.util.find_spec("av") is None:
+                raise ImportError(f"{video / 'vid.avi'} needs PyAV: pip install 'wm3dr-training[video]'")
+            frames = [_video_opener(video / "vid.avi", int(pts.stem)) for pts in files]
         else:
             continue
-        for pts, opener in zip(files, frames, strict=False):
+        for pts, opener in zip(files, frames, strict=True):
             if opener is not None:
                 points = _expect68(read_pts(pts), pts)
                 name = f"{video.name}/{pts.stem}"
@@ -313,19 +320,45 @@ def _some(records: list[Record], folder: Path, source: str) -> list[Record]:
     return records
 
 
-def _video_frames(path: Path, numbers: list[int]) -> Iterator:
-    """Openers of the frames with the given numbers (ascending, from 1), each holding its decoded frame."""
-    try:
+class _Video:
+    """Frames of a video by number, from 1. Rising numbers are cheap; a step back beyond the kept ones starts anew."""
+
+    KEPT = 64
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._restart()
+
+    def _restart(self) -> None:
         import av
-    except ImportError as error:
-        raise ImportError(f"{path} is a video: install PyAV (pip install 'wm3dr-training[video]')") from error
-    wanted = iter(numbers)
-    number = next(wanted, None)
-    with av.open(str(path)) as container:
-        for index, frame in enumerate(container.decode(video=0), start=1):
-            if number is None:
-                return
-            if index == number:
-                image = frame.to_ndarray(format="rgb24")
-                yield lambda image=image: image
-                number = next(wanted, None)
+
+        self._container = av.open(str(self._path))
+        self._frames = self._container.decode(video=0)
+        self._position = 0
+        self._kept: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+
+    def frame(self, number: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB; CorruptImageError beyond the video's end."""
+        with self._lock:
+            if number <= self._position and number not in self._kept:
+                self._container.close()
+                self._restart()
+            while self._position < number:
+                frame = next(self._frames, None)
+                if frame is None:
+                    raise CorruptImageError(f"{self._path} has {self._position} frames, wanted number {number}")
+                self._position += 1
+                self._kept[self._position] = frame.to_ndarray(format="rgb24")
+                if len(self._kept) > self.KEPT:
+                    self._kept.popitem(last=False)
+            return self._kept[number]
+
+
+@lru_cache(maxsize=2)
+def _open_video(path: Path, process: int) -> _Video:
+    """An open video; one per process, because forked workers would share its file position."""
+    return _Video(path)
+
+
+def _video_opener(path: Path, number: int) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: _open_video(path, os.getpid()).frame(number)

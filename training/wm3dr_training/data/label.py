@@ -23,8 +23,9 @@ from tqdm import tqdm
 from .arrays import save_npz, write_arrays, write_background, write_skin
 from .contact_sheet import contact_sheet
 from .correspondence import load_correspondence
-from .detector import FaceDetector, main_face
-from .landmarks import INNER_LANDMARKS, MEDIAPIPE_68, N_LANDMARKS, N_MEDIAPIPE, mirror_landmarks
+from .detector import FaceDetector, annotated_face, main_face
+from .external import READERS
+from .landmarks import INNER_LANDMARKS, MEDIAPIPE_68, N_LANDMARKS, N_MEDIAPIPE, landmark_box, mirror_landmarks
 from .mesh_client import MeshClient, MeshError
 from .quality import judge
 from .records import CorruptImageError, MissingDataError, Record
@@ -78,8 +79,26 @@ def sharpness(crop: NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def label_photo(image: NDArray[np.uint8], detector: FaceDetector, mesh: MeshClient) -> dict[str, NDArray]:
+def known_box(record: Record) -> NDArray | None:
+    """The box of the annotated face: the record's own or that of its landmarks; None without annotation."""
+    if record.box is not None:
+        return record.box
+    return None if record.landmarks68 is None else landmark_box(record.landmarks68)
+
+
+def label_photo(
+    image: NDArray[np.uint8], detector: FaceDetector, mesh: MeshClient, box: NDArray | None = None
+) -> dict[str, NDArray]:
     """Everything that is found in one photo.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    detector : FaceDetector
+    mesh : MeshClient
+    box : (4,) float, optional
+        Where an annotation says that the face is; the detection there is taken, or the box itself when there is none.
 
     Returns
     -------
@@ -89,11 +108,16 @@ def label_photo(image: NDArray[np.uint8], detector: FaceDetector, mesh: MeshClie
     """
     height, width = image.shape[:2]
     found = detector.detect(image)
-    if len(found.scores):
+    score, second, margins = 0.0, 0.0, MARGINS
+    if box is not None:
+        index = annotated_face(found, box)
+        if index is not None:
+            box, score = found.boxes[index], found.scores[index]
+    elif len(found.scores):
         index, second = main_face(found, width, height)
-        box, score, margins = found.boxes[index], found.scores[index], MARGINS
+        box, score = found.boxes[index], found.scores[index]
     else:
-        box, score, second, margins = np.array([0, 0, width, height], np.float32), 0.0, 0.0, MARGINS_UNDETECTED
+        box, margins = np.array([0, 0, width, height], np.float32), MARGINS_UNDETECTED
     direct = mirrored = np.full((N_MEDIAPIPE, 3), np.nan, np.float32)
     for margin in margins:
         crop, origin, scale = face_crop(image, box, margin)
@@ -157,7 +181,7 @@ def label_records(
             return _missing_row()
         mesh = idle.get()
         try:
-            return label_photo(image, detector, mesh)
+            return label_photo(image, detector, mesh, known_box(record))
         finally:
             idle.put(mesh)
 
@@ -225,6 +249,13 @@ def build_source(records: list[Record], out: Path, labels: dict[str, NDArray], p
     help="Folder or zip of photos without annotation; may be repeated.",
 )
 @click.option(
+    "--set",
+    "sets",
+    type=(click.Choice(sorted(READERS)), click.Path(path_type=Path)),
+    multiple=True,
+    help="A public set and its folder as its authors ship it, e.g. --set 300w_lp /data/300W_LP; may be repeated.",
+)
+@click.option(
     "--models",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with yunet/. Default: DATA/../models.",
@@ -241,6 +272,7 @@ def label(
     out: Path,
     sources: tuple[str, ...],
     photos: tuple[Path, ...],
+    sets: tuple[tuple[str, Path], ...],
     models: Path | None,
     python: str,
     workers: int,
@@ -254,10 +286,10 @@ def label(
         out.mkdir(parents=True, exist_ok=True)
         wanted = sources or tuple(name for name in FACE_PACKS if (data / f"{name}.zip").exists())
         packs = [read_pack(data, name) for name in wanted if name != BACKGROUND_PACK]
-        packs += [read_photos(path) for path in photos]
+        packs += [read_photos(path) for path in photos] + [READERS[name](folder) for name, folder in sets]
         backgrounds = BACKGROUND_PACK in sources or (not sources and (data / f"{BACKGROUND_PACK}.zip").exists())
         if not packs and not backgrounds:
-            raise MissingDataError(f"{data} holds none of {', '.join(FACE_PACKS)}; pass --source or --photos")
+            raise MissingDataError(f"{data} holds none of {', '.join(FACE_PACKS)}; pass --source, --photos or --set")
         yunet = (models or data.resolve().parent / "models") / "yunet" / "yunet_n_dynamic.onnx"
         _label_missing(packs, out, yunet, python, workers)
         for records in packs:
@@ -268,7 +300,7 @@ def label(
         if backgrounds and not (out / "background.npz").exists():
             counts = write_background(read_pack(data, BACKGROUND_PACK), out, lambda x: tqdm(x, desc="background"))
             click.echo(f"background: {counts['kept']} photos, {counts['corrupt']} corrupt")
-    except (MissingDataError, MeshError, ValueError) as error:
+    except (MissingDataError, MeshError, ImportError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """One record per photo, whatever data set it comes from."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class MissingDataError(FileNotFoundError):
 
 
 class CorruptImageError(ValueError):
-    """A photo that cannot be decoded; readers skip and count these."""
+    """A photo that cannot be decoded; whoever reads photos skips and counts these."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,3 @@ def require(path: Path, source: str, layout: str) -> Path:
     if not path.exists():
         raise MissingDataError(f"{source}: {path} does not exist. Expected layout:\n{layout}")
     return path
-
-
-def usable(records: Iterable[Record], skipped: list[str]) -> Iterator[tuple[Record, NDArray[np.uint8]]]:
-    """The records with their photos; the names of photos that cannot be decoded go to `skipped`."""
-    for record in records:
-        try:
-            image = record.image()
-        except (CorruptImageError, OSError) as error:
-            skipped.append(f"{record.source}/{record.name}: {error}")
-            continue
-        yield record, image
