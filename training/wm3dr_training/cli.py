@@ -196,7 +196,7 @@ def _mobileface(given: Path | None) -> Path:
 
 
 def pick_device(name: str) -> str:
-    """"auto" -> cuda where torch has it, else cpu; anything else is returned unchanged."""
+    """ "auto" -> cuda where torch has it, else cpu; anything else is returned unchanged."""
     import torch
 
     if name == "auto":
