@@ -57,7 +57,7 @@ def paste(
 ) -> NDArray[np.float32]:
     """Paste a face into the canvas in place; returns its landmarks (68, 2) there.
 
-    center: where the middle of its landmark box goes, inside the canvas, px; size: longer side of the landmark box before it
+    center: where the middle of its landmark box goes, inside the canvas, px; size: longer side of that box before it
     is turned, px; angle: rad, clockwise.
     """
     image, landmarks = face.image, face.landmarks.astype(np.float64)

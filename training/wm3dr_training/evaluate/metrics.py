@@ -56,8 +56,8 @@ def best_overlap(boxes: NDArray, reference: NDArray, least: float = 0.2) -> int 
 def match_faces(found: NDArray, reference: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """One-to-one matches of boxes, nearest centres first.
 
-    Two boxes are of one face when their centres are at most `SAME_FACE_DISTANCE` apart and their sizes differ by at most
-    `SAME_FACE_RATIO`.
+    Two boxes are of one face when their centres are at most `SAME_FACE_DISTANCE` apart and their sizes differ by
+    at most `SAME_FACE_RATIO`.
 
     Returns
     -------

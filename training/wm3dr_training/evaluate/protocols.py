@@ -225,7 +225,7 @@ def scales(setting: Setting) -> Outcome:
 
 
 def neighbours(setting: Setting) -> Outcome:
-    """The nine cells around a peak (the paper's figure 10): mean distance of their landmarks from the mean, / √(w·h)."""
+    """The nine cells around a peak (the paper's figure 10): distance of their landmarks from the mean, / √(w·h)."""
     spreads = []
     for p in setting.validation_predictions:
         if p.index is None:
