@@ -1,10 +1,12 @@
 //! Triangles sorted into bands of rows, so that a band meets only its own.
 
+use super::BAND_ROWS;
 use super::kernel::{self, Corner, Facet};
 
-/// The facets of one run of a mesh that are to be drawn, and which of them each band needs.
-#[derive(Debug, Default)]
+/// The triangles of one run of a mesh that are to be drawn, and which of them each band needs.
+#[derive(Default)]
 pub(super) struct Bins {
+    /// In the order of the triangles.
     facets: Vec<Facet>,
     /// Positions in `facets`, band after band, ascending within each.
     positions: Vec<u32>,
@@ -13,54 +15,55 @@ pub(super) struct Bins {
 }
 
 impl Bins {
-    /// Sorts `triangles`, whose numbers start at `number`.
-    pub(super) fn new(
-        triangles: &[[i32; 3]],
-        corners: &[Corner],
-        number: usize,
-        size: [usize; 2],
-        band_rows: usize,
-    ) -> Self {
+    /// Sorts a run of triangles of a face, `first` = the face and the run's first triangle.
+    pub(super) fn new(triangles: &[[i32; 3]], corners: &[Corner], first: [usize; 2], size: [usize; 2]) -> Self {
         let side = size.map(|side| side as i32);
-        // Every triangle is written, and overwritten by the next one unless it is to be drawn: no branch to mispredict.
-        let mut facets = vec![Facet::default(); triangles.len() + 1];
-        let mut bands = vec![[0u16; 2]; triangles.len() + 1];
+        // Every position is written, and overwritten by the next one unless the triangle is to be drawn: no branch to
+        // mispredict, where the answers are as good as random.
+        let mut drawn = vec![0; triangles.len() + 1];
         let mut count = 0;
-        for (i, triangle) in triangles.iter().enumerate() {
-            let (facet, rows, drawn) = kernel::facet(corners, triangle, (number + i + 1) as i32, side);
-            facets[count] = facet;
-            bands[count] = rows.map(|row| (row as usize / band_rows) as u16);
-            count += usize::from(drawn);
+        for (position, triangle) in triangles.iter().enumerate() {
+            drawn[count] = position as u32;
+            count += usize::from(kernel::is_drawn(corners, triangle, side));
         }
-        let bands: Vec<_> =
-            bands[..count].iter().map(|&[first, last]| usize::from(first)..=usize::from(last)).collect();
-        facets.truncate(count);
+        let facet = |&position: &u32| {
+            let ids = [first[0] as i32, first[1] as i32 + position as i32];
+            Facet::new(corners, &triangles[position as usize], ids)
+        };
+        let facets: Vec<_> = drawn[..count].iter().map(facet).collect();
 
-        let mut starts = vec![0; size[1].div_ceil(band_rows) + 1];
-        for range in &bands {
-            for start in &mut starts[range.start() + 1..=range.end() + 1] {
-                *start += 1;
-            }
+        let bands = |facet: &Facet| {
+            let [y0, y1] = facet.rows(size[1]);
+            y0 / BAND_ROWS..=y1 / BAND_ROWS
+        };
+        let mut starts = vec![0; size[1].div_ceil(BAND_ROWS) + 1];
+        for facet in &facets {
+            starts[bands(facet)].iter_mut().for_each(|start| *start += 1);
         }
+        // From the number in each band to the end of each, which filling from behind turns into the start.
         let mut total = 0;
         for start in &mut starts {
             total += *start;
             *start = total;
         }
         let mut positions = vec![0; total as usize];
-        let mut next = starts.clone();
-        for (position, range) in bands.into_iter().enumerate() {
-            for next in &mut next[range] {
-                positions[*next as usize] = position as u32;
-                *next += 1;
+        for (position, facet) in facets.iter().enumerate().rev() {
+            for start in &mut starts[bands(facet)] {
+                *start -= 1;
+                positions[*start as usize] = position as u32;
             }
         }
         Self { facets, positions, starts }
     }
 
-    /// The facets of a band, in ascending order.
-    pub(super) fn band(&self, band: usize) -> impl Iterator<Item = &Facet> {
+    #[inline(always)]
+    pub(super) fn facet(&self, position: usize) -> &Facet {
+        &self.facets[position]
+    }
+
+    /// The facets of a band with their positions, in ascending order.
+    pub(super) fn band(&self, band: usize) -> impl Iterator<Item = (usize, &Facet)> {
         let positions = &self.positions[self.starts[band] as usize..self.starts[band + 1] as usize];
-        positions.iter().map(|&p| &self.facets[p as usize])
+        positions.iter().map(|&p| (p as usize, &self.facets[p as usize]))
     }
 }

@@ -1,14 +1,13 @@
 //! Which triangle each pixel sees (CONVENTIONS.md §7).
 //!
-//! One depth buffer serves all faces. The work goes in four steps, each parallel: project the vertices and snap them to
-//! 1/256 pixel; drop triangles that face away or miss every pixel centre, and sort the rest into bands of rows
-//! ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and triangle number; turn what is left in the
-//! band, while it is in the cache, into barycentrics and depth. Attributes are interpolated afterwards, once per pixel
-//! ([`interpolate`]).
+//! One depth buffer serves all faces. Four steps, each parallel: project the vertices and snap them to 1/256 pixel; drop
+//! triangles that face away or miss every pixel centre, copy the rest and sort them into bands of rows ([`bins`]); draw
+//! each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in the cache, turn that into
+//! barycentrics and depth. Attributes are interpolated afterwards, once per pixel ([`interpolate`]).
 //!
 //! Edge functions are exact integers, so a pixel centre on a shared edge belongs to exactly one of its triangles. A
-//! band's triangles are drawn in the order (face, triangle) and replace only what is farther, so that the result is that
-//! of one thread without bands.
+//! band's triangles are drawn in the order (face, triangle) and replace only what is farther, so that the result does not
+//! depend on bands or threads.
 
 mod bins;
 mod interpolate;
@@ -18,7 +17,7 @@ use crate::check;
 use crate::error::{Error, Result};
 use crate::parallel;
 use bins::Bins;
-use kernel::{Corner, Point};
+use kernel::Corner;
 
 pub use interpolate::{RasterView, interpolate};
 
@@ -76,16 +75,9 @@ pub fn rasterize(
     }
     let [width, height] = size;
     let camera = kernel::Camera { focal, principal_point };
-
-    let mut points = vec![Point::default(); vertices_camera.len()];
     let mut corners = vec![Corner::default(); vertices_camera.len()];
-    let parts = points
-        .chunks_mut(VERTICES_PER_PART)
-        .zip(corners.chunks_mut(VERTICES_PER_PART))
-        .zip(vertices_camera.chunks(VERTICES_PER_PART));
-    parallel::for_each(threads, parts, |((points, corners), vertices)| {
-        kernel::project(vertices, &camera, points, corners);
-    })?;
+    let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
+    parallel::for_each(threads, parts, |(corners, vertices)| kernel::project(vertices, &camera, corners))?;
 
     let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
     let mut bins: Vec<Bins> = Vec::new();
@@ -93,8 +85,7 @@ pub fn rasterize(
     parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
         let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
         let last = (first + TRIANGLES_PER_PART).min(triangles.len());
-        let number = face * triangles.len() + first;
-        *bins = Bins::new(&triangles[first..last], &corners[face * n..(face + 1) * n], number, size, BAND_ROWS);
+        *bins = Bins::new(&triangles[first..last], &corners[face * n..(face + 1) * n], [face, first], size);
     })?;
 
     let pixels = width * height;
@@ -105,18 +96,21 @@ pub fn rasterize(
         depth: vec![0.0; pixels],
         barycentric: vec![[0.0; 3]; pixels],
     };
-    let scene = kernel::Scene { points: &points, vertices: n, triangles };
     let band = BAND_ROWS * width;
     let rows = (raster.triangle_id.chunks_mut(band).zip(raster.face_id.chunks_mut(band)))
         .zip(raster.depth.chunks_mut(band).zip(raster.barycentric.chunks_mut(band)));
-    parallel::for_each(threads, rows.enumerate(), |(band, ((triangle_id, face_id), (depth, barycentric)))| {
-        let mut drawn = kernel::Band::new(band * BAND_ROWS, width, depth.len() / width);
-        for bins in &bins {
-            for facet in bins.band(band) {
-                kernel::draw(facet, &mut drawn);
+    parallel::for_each(threads, rows.enumerate(), |(number, ((triangle_id, face_id), (depth, barycentric)))| {
+        let mut band = kernel::Band::new(number * BAND_ROWS, width, depth.len() / width);
+        for (part, bins) in bins.iter().enumerate() {
+            for (position, facet) in bins.band(number) {
+                kernel::draw(facet, (part * TRIANGLES_PER_PART + position) as u32 + 1, &mut band);
             }
         }
-        kernel::resolve(&scene, &drawn, kernel::Rows { triangle_id, face_id, depth, barycentric });
+        let facet = |number: u32| {
+            let number = number as usize - 1;
+            bins[number / TRIANGLES_PER_PART].facet(number % TRIANGLES_PER_PART)
+        };
+        kernel::resolve(facet, &band, kernel::Rows { triangle_id, face_id, depth, barycentric });
     })?;
     Ok(raster)
 }
@@ -129,9 +123,10 @@ fn check_size([width, height]: [usize; 2]) -> Result<()> {
     Err(Error::value("size", format!("{width} x {height} pixels"), format!("sides of 1 to {MAX_SIDE}")))
 }
 
-/// Triangle numbers of all faces together, plus one for nothing, must fit 31 bits.
+/// Facets are numbered with 32 bits, in runs of [`TRIANGLES_PER_PART`] for each face.
 fn check_count(faces: usize, triangles: usize) -> Result<()> {
-    let total = faces.checked_mul(triangles).filter(|&t| i32::try_from(t + 1).is_ok());
+    let per_face = triangles.checked_next_multiple_of(TRIANGLES_PER_PART);
+    let total = per_face.and_then(|t| t.checked_mul(faces)).filter(|&t| u32::try_from(t).is_ok_and(|t| t < u32::MAX));
     let got = || format!("{triangles} triangles for {faces} faces");
-    total.map(|_| ()).ok_or_else(|| Error::value("triangles", got(), "fewer than 2^31 - 1 in all"))
+    total.map(|_| ()).ok_or_else(|| Error::value("triangles", got(), "fewer than 2^32 - 1 in all"))
 }
