@@ -126,6 +126,36 @@ class DenseFaces:
         )
 
     @property
+    def raster_color(self) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB of the faces, 0 where there is nothing."""
+
+        def compute() -> NDArray[np.uint8]:
+            color = interpolate(self.raster, self.face_model.triangles, self.colors, self.threads)
+            return np.rint(color * np.float32(255.0)).astype(np.uint8)
+
+        return self._once("raster_color", compute)
+
+    @property
+    def raster_alpha(self) -> NDArray[np.uint8]:
+        """(H, W) 255 on a face, 0 where there is nothing."""
+        return self._once("raster_alpha", lambda: (self.raster.triangle_id >= 0).astype(np.uint8) * np.uint8(255))
+
+    @property
+    def raster_region(self) -> NDArray[np.int16]:
+        """(H, W) face-part label of the nearest corner, -1 where there is nothing."""
+
+        def compute() -> NDArray[np.int16]:
+            hit = self.raster.triangle_id >= 0
+            a, b, c = self.raster.barycentric[hit].T
+            nearest = np.where(c > np.maximum(a, b), 2, b > a)
+            labels = self.face_model.regions[self.face_model.triangles].reshape(-1)
+            region = np.full(hit.shape, -1, np.int16)
+            region[hit] = labels[3 * self.raster.triangle_id[hit] + nearest]
+            return region
+
+        return self._once("raster_region", compute)
+
+    @property
     def visible(self) -> NDArray[np.bool_]:
         """(F, N) whether the vertex is seen: inside the image, facing the camera, hidden by no face."""
         return self._once("visible", self._visible)

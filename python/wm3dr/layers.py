@@ -83,6 +83,8 @@ def draw_layer(
 
 def _box(samples: F32, factor: int) -> F32:
     """Return the mean over blocks of `factor`² samples, (H f, W f, C) -> (H, W, C)."""
-    height, width, channels = samples.shape
-    blocks = samples.reshape(height // factor, factor, width // factor, factor, channels)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    total = np.zeros((samples.shape[0] // factor, samples.shape[1] // factor, samples.shape[2]), np.float32)
+    for row in range(factor):
+        for column in range(factor):
+            total += samples[row::factor, column::factor]
+    return total / np.float32(factor * factor)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import Camera
-from .dense import VIEWER_FROM_CAMERA, DenseFaces, interpolate
+from .dense import VIEWER_FROM_CAMERA, DenseFaces
 from .face_model import FaceModel
 
 if TYPE_CHECKING:
@@ -265,15 +265,13 @@ class Result:
     def render(self) -> Raster:
         """Draw all faces at the size of the photo, with one depth buffer. Computed once, then kept."""
         buffers = self.dense.raster
-        hit = buffers.triangle_id >= 0
-        color = interpolate(buffers, self.face_model.triangles, self.dense.colors, self.dense.threads)
         return Raster(
-            color=np.rint(color * 255.0).astype(np.uint8),
-            alpha=np.where(hit, np.uint8(255), np.uint8(0)),
+            color=self.dense.raster_color,
+            alpha=self.dense.raster_alpha,
             depth=buffers.depth,
             face_id=buffers.face_id,
             triangle_id=buffers.triangle_id,
-            region=region_from_raster(buffers.triangle_id, buffers.barycentric, self.face_model),
+            region=self.dense.raster_region,
         )
 
     def draw(self, image: "ImageSource | None" = None, kind: str = "overlay", **options: Any) -> "Image":
@@ -335,17 +333,6 @@ class Result:
             "face_model": {"name": self.face_model.name, "sha256": self.face_model.sha256},
             "faces": [face.to_dict() for face in self.faces],
         }
-
-
-def region_from_raster(triangle_id: NDArray[np.int32], barycentric: F32, face_model: FaceModel) -> NDArray[np.int16]:
-    """Return the face-part label at each pixel, that of the nearest corner; -1 where there is nothing. (H, W) int16."""
-    region = np.full(triangle_id.shape, -1, np.int16)
-    hit = triangle_id >= 0
-    a, b, c = barycentric[hit].T
-    nearest = np.where(c > np.maximum(a, b), 2, b > a)
-    labels = face_model.regions[face_model.triangles].reshape(-1)
-    region[hit] = labels[3 * triangle_id[hit] + nearest]
-    return region
 
 
 def _floats(values: Any) -> Any:
