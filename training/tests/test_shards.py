@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from wm3dr_training.data.shards import pack, unpack
 
 

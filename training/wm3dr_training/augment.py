@@ -61,8 +61,12 @@ def blur(images: Tensor, generator: torch.Generator, probability: float = 0.25, 
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)  # (3 M, 9)
     x = images[rows].reshape(1, -1, *images.shape[2:])
-    x = functional.conv2d(functional.pad(x, (4, 4, 0, 0), mode="replicate"), kernel[:, None, None, :], groups=len(kernel))
-    x = functional.conv2d(functional.pad(x, (0, 0, 4, 4), mode="replicate"), kernel[:, None, :, None], groups=len(kernel))
+    x = functional.conv2d(
+        functional.pad(x, (4, 4, 0, 0), mode="replicate"), kernel[:, None, None, :], groups=len(kernel)
+    )
+    x = functional.conv2d(
+        functional.pad(x, (0, 0, 4, 4), mode="replicate"), kernel[:, None, :, None], groups=len(kernel)
+    )
     return images.index_copy(0, rows, x.view(-1, *images.shape[1:]))
 
 
@@ -109,7 +113,8 @@ def occlude(
     largest: float = 0.45,
     donors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cover a rectangle of a share of the images with a colour or a piece of a donor (None: another image of the batch).
+    """Cover a rectangle of a share of the images with a colour or a piece of a donor (None: another image of the
+    batch).
 
     Also returns (B, 1, H, W): 0 where something was covered, else 1.
     """
@@ -141,7 +146,9 @@ def augment(
     occluders: float = 0.25,
     donors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The whole chain; `strength` scales colours and the shares of blur, noise and JPEG. Returns images and `occlude`'s mask."""
+    """The whole chain; `strength` scales colours and the shares of blur, noise and JPEG. Returns images and
+    `occlude`'s mask.
+    """
     images, clear = occlude(images, generator, probability=occluders, donors=donors)
     images = jitter_color(images, generator, strength)
     images = blur(images, generator, 0.25 * strength)

@@ -1,6 +1,7 @@
 """Face bank: every labelled crop in one uint8 tensor on the training device, with its points (CONVENTIONS.md §1).
 
-Points of a face are the 68 landmarks followed by MediaPipe's 468: (P, 2) with P = 536, in crop pixels, with one weight each (0 = missing).
+Points of a face are the 68 landmarks followed by MediaPipe's 468: (P, 2) with P = 536, in crop pixels, with one
+weight each (0 = missing).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm3dr_training.data.landmarks import MIRROR_68
+
 CROP_SIZE = 192
 N_LANDMARKS, N_MEDIAPIPE = 68, 468
 SPLITS = {"train": 0, "validation": 1}
@@ -19,21 +22,16 @@ N_POINTS = N_LANDMARKS + N_MEDIAPIPE
 FACE_SIZE = CROP_SIZE / 2  # longer side of the landmark box in a crop
 JAW = slice(0, 17)
 PROFILE_WEIGHT = 0.25  # of MediaPipe's points on photos known to be profiles
-# left-right partners of the 68 landmarks
-MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)
 
 
 @dataclass
 class FaceBank:
     """Crops and points of all sources.
 
-    images (n, S, S, 3) uint8; points (n, P, 2) crop px; weights (n, P); covered (n, 4) part of the crop that is photo, px;
-    skin (n, 96, 96) uint8 mask or None; fine (m, 2S, 2S, 3) uint8, crops of the larger photos at twice the resolution, and fine_row (n,),
-    their rows or −1; source (n,) number in `sources`; mirror (P,) partner of each point.
+    images (n, S, S, 3) uint8; points (n, P, 2) crop px; weights (n, P); covered (n, 4) part of the crop that is
+    photo, px; skin (n, 96, 96) uint8 mask or None; fine (m, 2S, 2S, 3) uint8, crops of the larger photos at twice the
+    resolution, and fine_row (n,), their rows or −1; source (n,) number in `sources`; mirror (P,) partner of each
+    point.
     """
 
     images: Tensor
@@ -157,7 +155,9 @@ def load_bank(
         weights=torch.from_numpy(np.concatenate(weights)),
         covered=torch.from_numpy(np.concatenate(covered)),
         skin=torch.from_numpy(np.concatenate(skins)) if with_skin else None,
-        fine=torch.from_numpy(np.concatenate(fine) if fine else np.zeros((0, 2 * CROP_SIZE, 2 * CROP_SIZE, 3), np.uint8)),
+        fine=torch.from_numpy(
+            np.concatenate(fine) if fine else np.zeros((0, 2 * CROP_SIZE, 2 * CROP_SIZE, 3), np.uint8)
+        ),
         fine_row=torch.from_numpy(np.concatenate(fine_rows)),
         source=torch.from_numpy(np.concatenate(numbers)),
         sources=list(sources),

@@ -25,7 +25,12 @@ def save_checkpoint(path: Path, config: TrainConfig, face_model: FaceModel, stat
         The file could not be written (disk full, …); the former checkpoint is untouched.
     """
     temporary = path.with_suffix(path.suffix + ".partial")
-    content = {"config": config.to_dict(), "face_model": face_model.metadata.name, "widths": face_model.layout.groups, **state}
+    content = {
+        "config": config.to_dict(),
+        "face_model": face_model.metadata.name,
+        "widths": face_model.layout.groups,
+        **state,
+    }
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
@@ -58,9 +63,13 @@ def load_checkpoint(path: Path, config: TrainConfig | None, face_model: FaceMode
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if config is not None and (different := config.differences(stored)):
         listed = "; ".join(f"{key}: now {mine!r}, checkpoint {its!r}" for key, (mine, its) in different.items())
-        raise CheckpointError(f"checkpoint {path} belongs to another configuration ({listed}); choose another output folder")
+        raise CheckpointError(
+            f"checkpoint {path} belongs to another configuration ({listed}); choose another output folder"
+        )
     if face_model is not None:
         widths = [tuple(group) for group in state["widths"]]
         if widths != face_model.layout.groups:
-            raise CheckpointError(f"checkpoint {path} has coefficient groups {widths}, the face model {face_model.layout.groups}")
+            raise CheckpointError(
+                f"checkpoint {path} has coefficient groups {widths}, the face model {face_model.layout.groups}"
+            )
     return state

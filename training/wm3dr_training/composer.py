@@ -1,7 +1,8 @@
 """Batches for both stages, composed on the device that holds the face bank (METHOD.md, training).
 
-Stage 1: one face at the centre. Stage 2: canvases with many faces at log-uniform scales, pasted onto backgrounds. Landmarks, centres and
-masks go through the same affine maps as the pixels: `p_canvas = A[:, :2] p_crop + A[:, 2]`, with (0, 0) the outer corner of the first pixel.
+Stage 1: one face at the centre. Stage 2: canvases with many faces at log-uniform scales, pasted onto backgrounds.
+Landmarks, centres and masks go through the same affine maps as the pixels: `p_canvas = A[:, :2] p_crop + A[:, 2]`,
+with (0, 0) the outer corner of the first pixel.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ PLAIN_SHARE = 0.1  # of the canvases have a plain or noisy background
 class Batch:
     """What a training step sees.
 
-    images (B, 3, H, W) float 0–255; image_index (F,) canvas of each face; points (F, P, 2) canvas px; weights (F, P), 0 where a point is
-    missing; centers (F, 2) px; sizes (F,) px, the longer side of the landmark box; bank_index (F,) row of the bank; mirrored (F,)
-    bool; affine (F, 2, 3) crop px → canvas px; heatmap (B, 1, h, w), 1 at centres, Gaussian around, −1 to ignore; principal_point (B, 2) px.
+    images (B, 3, H, W) float 0–255; image_index (F,) canvas of each face; points (F, P, 2) canvas px; weights (F, P),
+    0 where a point is missing; centers (F, 2) px; sizes (F,) px, the longer side of the landmark box; bank_index (F,)
+    row of the bank; mirrored (F,) bool; affine (F, 2, 3) crop px → canvas px; heatmap (B, 1, h, w), 1 at centres,
+    Gaussian around, −1 to ignore; principal_point (B, 2) px.
     """
 
     images: Tensor
@@ -51,7 +53,8 @@ class Batch:
 
 
 def crop_affines(target: Tensor, sizes: Tensor, angles: Tensor, mirrored: Tensor) -> Tensor:
-    """Crop px → canvas px: the crop's centre goes to `target` (F, 2), its face side to `sizes` (F,), turned by `angles` (F,) rad; (F, 2, 3).
+    """Crop px → canvas px: the crop's centre goes to `target` (F, 2), its face side to `sizes` (F,), turned by
+    `angles` (F,) rad; (F, 2, 3).
 
     `mirrored` (F,) bool: flipped left to right first.
     """
@@ -96,8 +99,9 @@ def sample_window(
 ) -> Tensor:
     """Resample images (F, C, S, S) to windows (F, C, h, w), antialiased by whole octaves.
 
-    affine (F, 2, 3): px of a frame of `frame`² that the image fills, whatever its stored resolution S → window px; size: side or (h, w);
-    origin (F, 2): added to the window's pixel positions (for a window that is a part of a larger canvas).
+    affine (F, 2, 3): px of a frame of `frame`² that the image fills, whatever its stored resolution S → window px;
+    size: side or (h, w); origin (F, 2): added to the window's pixel positions (for a window that is a part of a
+    larger canvas).
     """
     height, width = (size, size) if isinstance(size, int) else size
     y, x = torch.meshgrid(
@@ -120,7 +124,9 @@ def sample_window(
 
 
 def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
-    """Target of the centre loss: 1 at the cell of each centre, Gaussian-reduced around it (σ = 6 % of the face), maximum over faces."""
+    """Target of the centre loss: 1 at the cell of each centre, Gaussian-reduced around it (σ = 6 % of the face),
+    maximum over faces.
+    """
     height, width = cells
     y = (torch.arange(height, device=centers.device) + 0.5) * STRIDE
     x = (torch.arange(width, device=centers.device) + 0.5) * STRIDE
@@ -131,7 +137,11 @@ def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, ce
     inside = (cell >= 0).all(1) & (cell[:, 0] < width) & (cell[:, 1] < height)
     middle = (cell + 0.5) * STRIDE
     sigma = (0.06 * sizes).clamp_min(0.35 * STRIDE)
-    bump = torch.exp(-0.5 * ((y[None, :, None] - middle[:, 1, None, None]) ** 2 + (x[None, None] - middle[:, 0, None, None]) ** 2) / sigma[:, None, None] ** 2)
+    bump = torch.exp(
+        -0.5
+        * ((y[None, :, None] - middle[:, 1, None, None]) ** 2 + (x[None, None] - middle[:, 0, None, None]) ** 2)
+        / sigma[:, None, None] ** 2
+    )
     target.index_reduce_(0, image_index, bump.clamp_max(0.999), "amax")
     rows = inside.nonzero()[:, 0]
     target[image_index[rows], cell[rows, 1], cell[rows, 0]] = 1.0
@@ -143,7 +153,9 @@ Draw = Callable[[int], Tensor]
 
 
 class SingleFaceComposer:
-    """Stage 1: one face near the centre of a `size`² image (METHOD.md: aligned; here with rotation, scale and shift)."""
+    """Stage 1: one face near the centre of a `size`² image (METHOD.md: aligned; here with rotation, scale and
+    shift).
+    """
 
     def __init__(self, bank: FaceBank, config: TrainConfig, generator: torch.Generator) -> None:
         self.bank, self.config, self.generator = bank, config, generator
@@ -164,19 +176,33 @@ class SingleFaceComposer:
         heatmap = gaussian_heatmap(n, (size // STRIDE, size // STRIDE), image_index, centers, sizes)
         principal_point = torch.full((n, 2), size / 2, device=index.device)
         return Batch(
-            images, image_index, points, weights, centers, sizes, index, mirrored, affine, heatmap, principal_point, clear
+            images,
+            image_index,
+            points,
+            weights,
+            centers,
+            sizes,
+            index,
+            mirrored,
+            affine,
+            heatmap,
+            principal_point,
+            clear,
         )
 
 
 class MultiFaceComposer:
     """Stage 2: canvases with 0 … `largest_count` faces at log-uniform scales (METHOD.md, stage 2).
 
-    Sizes are drawn per canvas: one log-uniform in [smallest_face, largest_face], the others between a third of it and itself, as the
-    people of one photo. A face's paste (an ellipse or a rectangle, feathered or not) may reach under an already pasted face but never
-    over its landmarks' box by more than about a tenth; centres stay inside, so that a face can be cut by the frame by almost half.
+    Sizes are drawn per canvas: one log-uniform in [smallest_face, largest_face], the others between a third of it and
+    itself, as the people of one photo. A face's paste (an ellipse or a rectangle, feathered or not) may reach under
+    an already pasted face but never over its landmarks' box by more than about a tenth; centres stay inside, so that
+    a face can be cut by the frame by almost half.
     """
 
-    def __init__(self, bank: FaceBank, backgrounds: BackgroundBank, config: TrainConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, bank: FaceBank, backgrounds: BackgroundBank, config: TrainConfig, generator: torch.Generator
+    ) -> None:
         self.bank, self.backgrounds, self.config, self.generator = bank, backgrounds, config, generator
 
     def batch(self, draw: Draw) -> Batch:
@@ -184,7 +210,9 @@ class MultiFaceComposer:
         g, config, device = self.generator, self.config, self.bank.images.device
         n, size = config.batch, config.size
         layouts = [self._layout() for _ in range(n)]
-        image_index = torch.tensor([k for k, faces in enumerate(layouts) for _ in faces], dtype=torch.long, device=device)
+        image_index = torch.tensor(
+            [k for k, faces in enumerate(layouts) for _ in faces], dtype=torch.long, device=device
+        )
         table = torch.tensor([face for faces in layouts for face in faces], device=device).reshape(-1, 4)
         centers, sizes, reach = table[:, :2], table[:, 2], table[:, 3]
         count = len(table)
@@ -195,7 +223,9 @@ class MultiFaceComposer:
         affine = crop_affines(centers, sizes, roll, mirrored)
         canvases = self._background(n)
         for row in range(count):
-            self._paste(canvases[image_index[row]], int(index[row]), affine[row : row + 1], float(sizes[row]), float(reach[row]))
+            self._paste(
+                canvases[image_index[row]], int(index[row]), affine[row : row + 1], float(sizes[row]), float(reach[row])
+            )
         images, clear = augment(canvases, g, config.strength, occluders=0.3, donors=self._background(2))
         points, weights = face_points(self.bank, index, affine, mirrored)
         outside = (points < 0).any(-1) | (points > size).any(-1)
@@ -206,13 +236,28 @@ class MultiFaceComposer:
         # the network cannot see where the optical axis is: any point near the canvas may be it
         principal_point = size / 2 + uniform(g, (n, 2), -0.5, 0.5) * size
         return Batch(
-            images, image_index, points, weights, centers, sizes, index, mirrored, affine, heatmap, principal_point, clear
+            images,
+            image_index,
+            points,
+            weights,
+            centers,
+            sizes,
+            index,
+            mirrored,
+            affine,
+            heatmap,
+            principal_point,
+            clear,
         )
 
     def _layout(self) -> list[tuple[float, float, float, float]]:
         """Faces of one canvas: (x, y, size, reach); reach = half side of the paste over half side of the crop."""
         config, size = self.config, self.config.size
-        numbers = iter(torch.rand((8 + 60 * config.largest_count,), generator=self.generator, device=self.generator.device).tolist())
+        numbers = iter(
+            torch.rand(
+                (8 + 60 * config.largest_count,), generator=self.generator, device=self.generator.device
+            ).tolist()
+        )
         if next(numbers) < config.negative_share:
             return []
         if next(numbers) < WHOLE_SHARE:  # one whole crop with its own surroundings, as a portrait
@@ -270,7 +315,9 @@ class MultiFaceComposer:
         pixels = sample_window(crop.permute(2, 0, 1)[None].float(), affine, window, CROP_SIZE, origin)[0]
         pixels = pixels * torch.exp(uniform(g, (3, 1, 1), -0.12, 0.12))
         v, u = torch.meshgrid(
-            torch.arange(window[0], device=canvas.device) + 0.5, torch.arange(window[1], device=canvas.device) + 0.5, indexing="ij"
+            torch.arange(window[0], device=canvas.device) + 0.5,
+            torch.arange(window[1], device=canvas.device) + 0.5,
+            indexing="ij",
         )
         grid = torch.stack([u, v], dim=-1).view(1, -1, 2) + origin
         at = map_points(_inverse(affine), grid)[0]  # crop px of each pixel

@@ -22,7 +22,8 @@ class LossWeights:
 
 
 PAPER = LossWeights()
-# Landmark terms normalised by the face's size, so that scales mix, and MediaPipe's dense points; converges in hours on two cores.
+# Landmark terms normalised by the face's size, so that scales mix, and MediaPipe's dense points; converges in hours on
+# two cores.
 FAST = LossWeights(
     landmark=0.0,
     scaled_landmark=1.0,
@@ -108,8 +109,17 @@ class TrainConfig:
 
 
 def paper_stage(stage: int, **values: Any) -> TrainConfig:
-    """METHOD.md's schedule for ResNet-50: 224² × 128 × 200 k at stage 1, 512² × 32 × 100 k at stage 2, Adam 1e-4 ÷10."""
-    common = {"backbone": "resnet50", "learning_rate": 1e-4, "schedule": "step", "weight_decay": 0.0, "losses": PAPER, "render_share": 1.0}
+    """METHOD.md's schedule for ResNet-50: 224² × 128 × 200 k at stage 1, 512² × 32 × 100 k at stage 2, Adam 1e-4
+    ÷10.
+    """
+    common = {
+        "backbone": "resnet50",
+        "learning_rate": 1e-4,
+        "schedule": "step",
+        "weight_decay": 0.0,
+        "losses": PAPER,
+        "render_share": 1.0,
+    }
     if stage == 1:
         own = {"size": 224, "batch": 128, "iterations": 200_000, "step_at": 0.75}
         common["losses"] = replace(PAPER, center=0.0)

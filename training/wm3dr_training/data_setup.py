@@ -17,7 +17,9 @@ from wm3dr_training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Correspondence:
-    """MediaPipe's 468 points on the face model: `vertex_ids` (468, 3), `weights` (468, 3), `confidence` (468,), `mirror` (468,)."""
+    """MediaPipe's 468 points on the face model: `vertex_ids` (468, 3), `weights` (468, 3), `confidence` (468,),
+    `mirror` (468,).
+    """
 
     vertex_ids: np.ndarray
     weights: np.ndarray
@@ -89,7 +91,9 @@ def load_data(config: TrainConfig, device: torch.device, generator: torch.Genera
     with_skin = config.render_share > 0
     bank = load_bank(folder, sources, *arguments, jaw_weight=config.jaw_weight, with_skin=with_skin).to(device)
     held_out = [name for name in ("helen_train", "lfpw_train") if name in sources]
-    validation = load_bank(folder, held_out or sources[:1], *arguments, split="validation" if held_out else "train").to(device)
+    validation = load_bank(folder, held_out or sources[:1], *arguments, split="validation" if held_out else "train").to(
+        device
+    )
     composer = (
         SingleFaceComposer(bank, config, generator)
         if config.stage == 1

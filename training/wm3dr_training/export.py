@@ -24,7 +24,8 @@ OPSET = 17
 PARITY = 1e-3  # largest difference of heatmap and rows between torch and onnxruntime, relative to each group's spread
 PEAK_WINDOW, PEAK_THRESHOLD = 5, 0.5
 LICENCE = (
-    "Weights trained on photographs under research-only and non-commercial terms (HELEN, LFPW, CFP, UTKFace, LFW, SCUT-FBP5500) "
+    "Weights trained on photographs under research-only and non-commercial terms "
+    "(HELEN, LFPW, CFP, UTKFace, LFW, SCUT-FBP5500) "
     "and on the Face Research Lab London Set (CC-BY 4.0): research and non-commercial use."
 )
 
@@ -38,7 +39,12 @@ def load_encoder(path: Path, face_model: FaceModel) -> tuple[Encoder, dict[str, 
 
 
 def contract_metadata(
-    face_model_name: str, face_model_sha256: str, layout: Layout, rotation_frame: str, licence: str, training: dict[str, Any]
+    face_model_name: str,
+    face_model_sha256: str,
+    layout: Layout,
+    rotation_frame: str,
+    licence: str,
+    training: dict[str, Any],
 ) -> dict[str, str]:
     """The strings that an encoder file carries (version 1 of the contract)."""
     return {
@@ -60,7 +66,9 @@ def contract_metadata(
 
 
 def export_module(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a module image -> (heatmap, coefficients) as ONNX with dynamic batch, height and width; whole or not at all."""
+    """Write a module image -> (heatmap, coefficients) as ONNX with dynamic batch, height and width; whole or not at
+    all.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         temporary = Path(folder) / "encoder.onnx"
@@ -92,7 +100,9 @@ def _set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
 
 
 def parity(module: nn.Module, path: Path, images: Iterable[Tensor]) -> float:
-    """Largest difference between torch and onnxruntime over images (B, 3, H, W), each output over the spread of its channel."""
+    """Largest difference between torch and onnxruntime over images (B, 3, H, W), each output over the spread of its
+    channel.
+    """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for image in images:
@@ -124,7 +134,9 @@ def export_checkpoint(checkpoint: Path, face_model_path: Path, out: Path, licenc
         "sources": list(config.sources),
         "measures": {key: round(float(value), 4) for key, value in state.get("measures", {}).items()},
     }
-    metadata = contract_metadata(face_model.metadata.name, face_model.sha256, face_model.layout, "ray", licence, summary)
+    metadata = contract_metadata(
+        face_model.metadata.name, face_model.sha256, face_model.layout, "ray", licence, summary
+    )
     module = DeployedEncoder(encoder).eval()
     out.parent.mkdir(parents=True, exist_ok=True)
     trial = out.with_suffix(".partial.onnx")
@@ -134,7 +146,9 @@ def export_checkpoint(checkpoint: Path, face_model_path: Path, out: Path, licenc
         sizes = ((1, 3, 64, 96), (2, 3, 128, 64), (1, 3, 320, 256))
         worst = parity(module, trial, (255 * torch.rand(shape, generator=generator) for shape in sizes))
         if worst > PARITY:
-            raise ValueError(f"the exported graph differs from torch by {worst:.2e}, more than {PARITY:.0e}: not written")
+            raise ValueError(
+                f"the exported graph differs from torch by {worst:.2e}, more than {PARITY:.0e}: not written"
+            )
         trial.replace(out)
     finally:
         trial.unlink(missing_ok=True)

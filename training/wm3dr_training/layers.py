@@ -20,15 +20,19 @@ from wm3dr_training.encoder import DEPTH_OFFSET, FOCAL, Layout
 UNIT_MM = 100.0  # one unit of the raw depth
 AMBIENT = 0.8  # the network's ambient term is an offset from it
 _A0, _A1, _A2 = math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8)
-_C0, _C1, _C2 = 1 / math.sqrt(4 * math.pi), math.sqrt(3) / math.sqrt(4 * math.pi), 3 * math.sqrt(5) / math.sqrt(12 * math.pi)
+_C0, _C1, _C2 = (
+    1 / math.sqrt(4 * math.pi),
+    math.sqrt(3) / math.sqrt(4 * math.pi),
+    3 * math.sqrt(5) / math.sqrt(12 * math.pi),
+)
 VIEWER_FROM_CAMERA = (1.0, -1.0, -1.0)
 
 
 class FaceModel(nn.Module):
     """The 3D morphable model at its stored (coarse) resolution, with sparse read-out of points (METHOD.md, decoder).
 
-    Buffers: `mean_shape` (N0, 3), `identity_basis` (N0, 3, K_id), `expression_basis` (N0, 3, K_exp), `mean_albedo` (N0, 3),
-    `albedo_basis` (N0, 3, K_alb), `triangles` (T0, 3), `regions` (N0,), `mirror` (N0,).
+    Buffers: `mean_shape` (N0, 3), `identity_basis` (N0, 3, K_id), `expression_basis` (N0, 3, K_exp), `mean_albedo`
+    (N0, 3), `albedo_basis` (N0, 3, K_alb), `triangles` (T0, 3), `regions` (N0,), `mirror` (N0,).
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], metadata: FaceModelMetadata, sha256: str) -> None:
@@ -44,7 +48,9 @@ class FaceModel(nn.Module):
             len(tensors["mean_shape"]),
             metadata.subdivisions,
         )
-        self.register_buffer("landmark_ends", torch.from_numpy(ends), persistent=False)  # (68, 2) coarse vertices, averaged
+        self.register_buffer(
+            "landmark_ends", torch.from_numpy(ends), persistent=False
+        )  # (68, 2) coarse vertices, averaged
 
     @classmethod
     def load(cls, path: str | Path) -> FaceModel:
@@ -86,7 +92,9 @@ class FaceModel(nn.Module):
 
     def landmark_rows(self) -> PointRows:
         """Read-out of the 68 landmarks."""
-        return self.point_rows(self.landmark_ends, torch.full(self.landmark_ends.shape, 0.5, device=self.mean_shape.device))
+        return self.point_rows(
+            self.landmark_ends, torch.full(self.landmark_ends.shape, 0.5, device=self.mean_shape.device)
+        )
 
     def shapes(self, identity: Tensor, expression: Tensor) -> Tensor:
         """Vertices in the model frame, mm: (F, K_id), (F, K_exp) -> (F, N0, 3). S = S̄ + S_id δ_id + S_exp δ_exp."""
@@ -105,7 +113,9 @@ class PointRows(nn.Module):
     def __init__(self, mean: Tensor, identity_basis: Tensor, expression_basis: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("basis", torch.cat([identity_basis, expression_basis], dim=2).flatten(0, 1), persistent=False)
+        self.register_buffer(
+            "basis", torch.cat([identity_basis, expression_basis], dim=2).flatten(0, 1), persistent=False
+        )
 
     def forward(self, identity: Tensor, expression: Tensor) -> Tensor:
         """(F, K_id), (F, K_exp) -> points in the model frame, mm (F, P, 3)."""
@@ -114,7 +124,9 @@ class PointRows(nn.Module):
 
 def _landmark_ends(landmarks: np.ndarray, triangles: np.ndarray, n_coarse: int, subdivisions: int) -> np.ndarray:
     """Coarse vertices whose mean is each landmark (CONVENTIONS.md §5, numbering of midpoints)."""
-    edges = np.unique(np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1), axis=0)
+    edges = np.unique(
+        np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1), axis=0
+    )
     ends = np.stack([landmarks, landmarks], axis=1).astype(np.int64)
     beyond = landmarks >= n_coarse
     if beyond.any() and subdivisions != 1:
@@ -147,7 +159,9 @@ def ray_rotations(translations: Tensor) -> Tensor:
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def translations_from_offsets(offsets: Tensor, centers: Tensor, principal_point: Tensor, focal: float = FOCAL) -> Tensor:
+def translations_from_offsets(
+    offsets: Tensor, centers: Tensor, principal_point: Tensor, focal: float = FOCAL
+) -> Tensor:
     """Raw offsets (F, 3) at cell centres (F, 2) px -> translations (F, 3) mm (CONVENTIONS.md §3)."""
     depth = UNIT_MM * (DEPTH_OFFSET + offsets[:, 2:])
     lateral = depth * (offsets[:, :2] + centers - principal_point) / focal
@@ -169,7 +183,9 @@ def project(points_camera: Tensor, principal_point: Tensor, focal: float = FOCAL
 
 
 def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
-    """Normalised sum of the unit normals of the triangles at each vertex: (F, N, 3), (T, 3) -> (F, N, 3), frame of the input."""
+    """Normalised sum of the unit normals of the triangles at each vertex: (F, N, 3), (T, 3) -> (F, N, 3), frame of
+    the input.
+    """
     a, b, c = (vertices[:, triangles[:, k]] for k in range(3))
     normals = nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1, eps=1e-12)  # (F, T, 3)
     total = torch.zeros_like(vertices)

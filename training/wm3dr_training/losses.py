@@ -23,9 +23,10 @@ def paper_landmark_weights() -> Tensor:
 def center_loss(logits: Tensor, target: Tensor, negative_power: float = 0.0) -> Tensor:
     """Focal loss of the heatmap, γ = 2 (METHOD.md, L_c).
 
-    logits (B, 1, h, w); target (B, 1, h, w): 1 at the cells of face centres, 0 elsewhere, or in between for Gaussian-reduced
-    negatives; `negative_power` β > 0 weighs the negatives with (1 − target)^β (CenterNet), β = 0 counts all alike. Cells with
-    target < 0 are ignored. `−1/n Σ (1 − p̂)² log p̂`, p̂ = p at positives and 1 − p at negatives, n = number of positives.
+    logits (B, 1, h, w); target (B, 1, h, w): 1 at the cells of face centres, 0 elsewhere, or in between for
+    Gaussian-reduced negatives; `negative_power` β > 0 weighs the negatives with (1 − target)^β (CenterNet), β = 0
+    counts all alike. Cells with target < 0 are ignored. `−1/n Σ (1 − p̂)² log p̂`, p̂ = p at positives and 1 − p at
+    negatives, n = number of positives.
     """
     log_p, log_q = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     p = torch.sigmoid(logits)
@@ -102,7 +103,9 @@ def agreement_loss(points: Tensor, groups: Tensor, sizes: Tensor) -> Tensor:
     if len(points) == 0:
         return points.sum()
     n_faces = len(sizes)
-    count = torch.zeros(n_faces, device=points.device).index_add(0, groups, torch.ones(len(groups), device=points.device))
+    count = torch.zeros(n_faces, device=points.device).index_add(
+        0, groups, torch.ones(len(groups), device=points.device)
+    )
     mean = torch.zeros(n_faces, *points.shape[1:], device=points.device).index_add(0, groups, points)
     mean = mean / count.clamp_min(1)[:, None, None]
     distance = ((points - mean[groups]) ** 2).sum(-1).add(1e-6).sqrt().mean(1)

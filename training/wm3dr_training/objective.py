@@ -74,14 +74,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def picture(self, encoder: Encoder, batch: Batch, path: Path, count: int = 16) -> None:
-        """Save a sheet of inputs with decoded landmarks (green), dense points (blue) and their targets (red), and one of renders."""
+        """Save a sheet of inputs with decoded landmarks (green), dense points (blue) and their targets (red), and
+        one of renders.
+        """
         encoder.eval()
         images = batch.images[:count]
         keep = batch.image_index < len(images)
         features = encoder.features(images)
         cells, face = cells_around(batch.centers[keep], (features.shape[2], features.shape[3]), 0, self.generator)
         image_index = batch.image_index[keep][face]
-        faces = decode(encoder.rows_at(features, image_index, cells), cells, batch.principal_point[image_index], self.layout)
+        faces = decode(
+            encoder.rows_at(features, image_index, cells), cells, batch.principal_point[image_index], self.layout
+        )
         landmarks, dense = faces.points_px(self.landmark_rows).cpu(), faces.points_px(self.dense_rows).cpu()
         target, weights = batch.points[keep].cpu(), batch.weights[keep].cpu()
         tiles = []
@@ -104,7 +108,13 @@ class Objective(nn.Module):
             shown = self.photometric.windows(faces.rows(chosen), batch, keep.nonzero()[:, 0][chosen])
             shape = 0.7 * shown.rendered.mask  # albedo alone, at a constant light
             albedo = shape * shown.albedo.mean(1)[:, :, None, None]
-            rows = [shown.images, shown.rendered.values, shown.images * (1 - shown.rendered.mask) + shown.rendered.values, shown.mask.expand_as(shown.images), albedo]
+            rows = [
+                shown.images,
+                shown.rendered.values,
+                shown.images * (1 - shown.rendered.mask) + shown.rendered.values,
+                shown.mask.expand_as(shown.images),
+                albedo,
+            ]
             tiles = [np.concatenate([_to_uint8(kind[k]) for kind in rows], axis=1) for k in range(len(chosen))]
             _save_sheet(tiles, path.with_name(path.stem + "_render.png"), columns=2)
 

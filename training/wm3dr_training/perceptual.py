@@ -17,7 +17,9 @@ BATCH_NORM_EPS = 1e-3  # MXNet's default, where the graph names none
 
 
 class MobileFace(nn.Module):
-    """Interprets the MXNet graph: (F, 3, 112, 112) RGB in raw 0–255 -> (F, 256). Frozen; gradients reach the input only."""
+    """Interprets the MXNet graph: (F, 3, 112, 112) RGB in raw 0–255 -> (F, 256). Frozen; gradients reach the input
+    only.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Read `mobileface_v2_graph.json` and `mobileface_v2.npz`; FileNotFoundError when one is missing."""
@@ -25,7 +27,9 @@ class MobileFace(nn.Module):
         folder = Path(folder)
         for name in ("mobileface_v2_graph.json", "mobileface_v2.npz"):
             if not (folder / name).exists():
-                raise FileNotFoundError(f"{folder / name} is missing: the perceptual loss needs MobileFace's graph and arrays")
+                raise FileNotFoundError(
+                    f"{folder / name} is missing: the perceptual loss needs MobileFace's graph and arrays"
+                )
         graph = json.loads((folder / "mobileface_v2_graph.json").read_text())
         self._nodes, self._output = graph["nodes"], graph["heads"][0][0]
         with np.load(folder / "mobileface_v2.npz") as arrays:
@@ -47,7 +51,9 @@ class MobileFace(nn.Module):
         if operation == "Convolution":
             stride, pad = (json.loads(attributes[key].replace("(", "[").replace(")", "]")) for key in ("stride", "pad"))
             bias = inputs[2] if len(inputs) > 2 else None
-            return functional.conv2d(inputs[0], inputs[1], bias, stride, pad, groups=int(attributes.get("num_group", 1)))
+            return functional.conv2d(
+                inputs[0], inputs[1], bias, stride, pad, groups=int(attributes.get("num_group", 1))
+            )
         if operation == "BatchNorm":
             gamma = torch.ones_like(inputs[1]) if attributes.get("fix_gamma", "True") == "True" else inputs[1]
             eps = float(attributes.get("eps", BATCH_NORM_EPS))
@@ -76,7 +82,14 @@ def similarity_to_aligned(landmarks: Tensor) -> Tensor:
     The five points are the eye centres, the nose tip (30) and the mouth corners (48, 54).
     """
     five = torch.stack(
-        [landmarks[:, 36:42].mean(1), landmarks[:, 42:48].mean(1), landmarks[:, 30], landmarks[:, 48], landmarks[:, 54]], dim=1
+        [
+            landmarks[:, 36:42].mean(1),
+            landmarks[:, 42:48].mean(1),
+            landmarks[:, 30],
+            landmarks[:, 48],
+            landmarks[:, 54],
+        ],
+        dim=1,
     )
     target = torch.tensor(ALIGNED_FIVE, device=five.device, dtype=five.dtype)
     source_mean, target_mean = five.mean(1, keepdim=True), target.mean(0)

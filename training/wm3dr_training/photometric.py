@@ -1,4 +1,6 @@
-"""Render the decoded faces in windows around them and compare with the photo: photometric, perceptual and texture terms."""
+"""Render the decoded faces in windows around them and compare with the photo: photometric, perceptual and texture
+terms.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ TEXTURE_REGIONS = ("skin", "nose")
 
 @dataclass
 class Windows:
-    """Faces chosen for rendering: images (M, 3, R, R) 0–1, mask (M, 1, R, R), rendered colours, albedo (M, N, 3), window (M, 2, 3)."""
+    """Faces chosen for rendering: images (M, 3, R, R) 0–1, mask (M, 1, R, R), rendered colours, albedo (M, N, 3),
+    window (M, 2, 3).
+    """
 
     images: Tensor
     mask: Tensor
@@ -58,9 +62,13 @@ class Photometric(nn.Module):
         size, model = self.config.render_size, self.face_model
         zoom = size / (WINDOW_SCALE * batch.sizes[chosen])  # (M,)
         shift = size / 2 - zoom[:, None] * batch.centers[chosen]
-        window = torch.cat([torch.eye(2, device=zoom.device) * zoom[:, None, None], shift[..., None]], dim=2)  # canvas → window
+        window = torch.cat(
+            [torch.eye(2, device=zoom.device) * zoom[:, None, None], shift[..., None]], dim=2
+        )  # canvas → window
         groups = faces.groups
-        vertices = transform(model.shapes(groups["identity"], groups["expression"]), faces.rotations, faces.translations)
+        vertices = transform(
+            model.shapes(groups["identity"], groups["expression"]), faces.rotations, faces.translations
+        )
         normals = vertex_normals(vertices, model.triangles) * vertices.new_tensor((1.0, -1.0, -1.0))  # viewer frame
         albedo = model.albedos(groups["albedo"])
         colors = albedo * shading(normals, illumination_from_rows(groups["illumination"]))

@@ -1,9 +1,10 @@
 """Differentiable image formation: triangle ids without gradient, everything else recomputed in torch.
 
-One interface, two backends for the ids: wm3dr's own rasterizer (CPU, no GPU needed) and, when it is importable, PyTorch3D's. Given the id
-of the triangle that a pixel shows, its barycentric weights follow from the camera-space corners: with the pixel's ray d,
-`w_i ∝ d · (v_j × v_k)`, which is perspective-correct and differentiable, so that gradients reach shape, pose, camera, albedo and light.
-Coverage itself has no gradient (hard rasterization, as in METHOD.md).
+One interface, two backends for the ids: wm3dr's own rasterizer (CPU, no GPU needed) and, when it is importable,
+PyTorch3D's. Given the id of the triangle that a pixel shows, its barycentric weights follow from the camera-space
+corners: with the pixel's ray d, `w_i ∝ d · (v_j × v_k)`, which is perspective-correct and differentiable, so that
+gradients reach shape, pose, camera, albedo and light. Coverage itself has no gradient (hard rasterization, as in
+METHOD.md).
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from wm3dr import _native
 class TriangleIds(Protocol):
     """A backend: which triangle each pixel of each face's window shows."""
 
-    def __call__(self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int) -> Tensor:
-        """vertices (F, N, 3) mm camera, triangles (T, 3), focal (F,) px, principal_point (F, 2) px -> (F, size, size) long, −1 = nothing."""
+    def __call__(
+        self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int
+    ) -> Tensor:
+        """vertices (F, N, 3) mm camera, triangles (T, 3), focal (F,) px, principal_point (F, 2) px -> (F, size,
+        size) long, −1 = nothing.
+        """
         ...
 
 
@@ -33,7 +38,9 @@ class NativeTriangleIds:
     def __init__(self, threads: int | None = None) -> None:
         self._pool = ThreadPoolExecutor(threads or min(torch.get_num_threads(), os.cpu_count() or 1))
 
-    def __call__(self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int) -> Tensor:
+    def __call__(
+        self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int
+    ) -> Tensor:
         corners = np.ascontiguousarray(triangles.cpu().numpy(), dtype=np.int32)
         points = vertices.detach().float().cpu().numpy()
         cameras = list(zip(focal.tolist(), principal_point.tolist(), strict=True))
@@ -57,18 +64,24 @@ class PyTorch3DTriangleIds:
 
         self._rasterize, self._meshes = rasterize_meshes, Meshes
 
-    def __call__(self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int) -> Tensor:
+    def __call__(
+        self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int
+    ) -> Tensor:
         pixels = principal_point[:, None] + focal[:, None, None] * vertices[..., :2] / vertices[..., 2:]
         ndc = torch.cat([1 - 2 * pixels / size, vertices[..., 2:]], dim=-1)  # PyTorch3D's x points left, y up
         meshes = self._meshes(ndc.detach(), triangles[None].expand(len(ndc), -1, -1))
-        ids = self._rasterize(meshes, image_size=size, blur_radius=0.0, faces_per_pixel=1, cull_backfaces=True)[0][..., 0]
+        ids = self._rasterize(meshes, image_size=size, blur_radius=0.0, faces_per_pixel=1, cull_backfaces=True)[0][
+            ..., 0
+        ]
         offset = torch.arange(len(ndc), device=ids.device)[:, None, None] * len(triangles)
         return torch.where(ids >= 0, ids - offset, ids)
 
 
 @dataclass
 class Rendered:
-    """values (F, C, size, size), 0 where there is nothing; mask (F, 1, size, size) 0 or 1; depth (F, 1, size, size) mm."""
+    """values (F, C, size, size), 0 where there is nothing; mask (F, 1, size, size) 0 or 1; depth (F, 1, size, size)
+    mm.
+    """
 
     values: Tensor
     mask: Tensor

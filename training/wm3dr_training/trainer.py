@@ -142,7 +142,9 @@ class Trainer:
         if not torch.isfinite(norm):  # CPU-GPU sync point, once a step
             self.skipped += 1
             if self.skipped > 100:
-                raise FloatingPointError(f"more than 100 steps had non-finite gradients, the last one at step {self.step}")
+                raise FloatingPointError(
+                    f"more than 100 steps had non-finite gradients, the last one at step {self.step}"
+                )
             return None
         self.optimizer.step()
         self.average.update(self.encoder)
@@ -168,9 +170,18 @@ class Trainer:
                 self._write("validation.csv", {"step": self.step, "minutes": self.seconds / 60} | measures)
                 if measures["nme51"] < self.best:
                     self.best = measures["nme51"]
-                    save_checkpoint(self.folder / "best.pt", self.config, self.face_model, {"average": self.average.module.state_dict(), "step": self.step, "measures": measures})
+                    save_checkpoint(
+                        self.folder / "best.pt",
+                        self.config,
+                        self.face_model,
+                        {"average": self.average.module.state_dict(), "step": self.step, "measures": measures},
+                    )
             if self.step % self.config.picture_every == 0 or done:
-                self.objective.picture(self.average.module, self.data.composer.batch(self.data.draw), self.folder / f"step{self.step:06d}.png")
+                self.objective.picture(
+                    self.average.module,
+                    self.data.composer.batch(self.data.draw),
+                    self.folder / f"step{self.step:06d}.png",
+                )
             if self.step % self.config.checkpoint_every == 0 or done:
                 save_checkpoint(self.folder / "last.pt", self.config, self.face_model, self._state())
         return measures

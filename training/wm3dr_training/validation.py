@@ -49,5 +49,8 @@ def validate(
         extent = target.amax(1) - target.amin(1)
         inner.append(distance[:, 17:].mean(1) / between)
         outer.append(distance.mean(1) / extent.prod(1).sqrt())
-    return {"nme51": 100 * float(torch.cat(inner).mean()), "nme68": 100 * float(torch.cat(outer).mean()), "faces": len(has_manual)}
-
+    return {
+        "nme51": 100 * float(torch.cat(inner).mean()),
+        "nme68": 100 * float(torch.cat(outer).mean()),
+        "faces": len(has_manual),
+    }

@@ -1,6 +1,7 @@
 """Label arrays as a few files of bounded size, for a machine that only takes small uploads; and back.
 
-A shard is an uncompressed zip of WebP images and one npz with the label columns of its rows, so that any subset of shards is a data set.
+A shard is an uncompressed zip of WebP images and one npz with the label columns of its rows, so that any subset of
+shards is a data set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def pack(labels: Path, sources: list[str], out: Path, megabytes: float = 55.0) -
     Parameters
     ----------
     labels : Path
-        Folder with `train_SOURCE.npy/.npz` and, where they exist, `fine_SOURCE.npy`, `skin_SOURCE.npy`, `background.npy`.
+        Folder with `train_SOURCE.npy/.npz` and, where they exist, `fine_SOURCE.npy`, `skin_SOURCE.npy`,
+        `background.npy`.
     sources : list of str
     out : Path
         Folder of the shards; created.
