@@ -96,7 +96,7 @@ def _read_mat(path: Path) -> Mapping[str, Any]:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError as error:
-        raise ImportError("reading MATLAB files needs SciPy: pip install 'wm3dr[bfm]'") from error
+        raise ImportError("reading MATLAB files needs SciPy: pip install scipy") from error
     try:
         mat: Mapping[str, Any] = loadmat(path)
     except (MatReadError, ValueError, TypeError, OSError, NotImplementedError) as error:

@@ -16,7 +16,7 @@ from .threads import usable_threads
 
 CUDA = "CUDAExecutionProvider"
 PACKAGES = ("wm3dr", "numpy", "pillow", "safetensors", "trimesh")
-REINSTALL = "pip install --force-reinstall --no-deps wm3dr  (in a clone: git checkout models && pip install .)"
+REINSTALL = "git checkout models && pip install --force-reinstall --no-deps .  (in a clone of the repository)"
 
 
 @dataclass(frozen=True)
