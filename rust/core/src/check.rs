@@ -32,13 +32,19 @@ pub(crate) fn finite_f16(name: &'static str, values: &[f16]) -> Result<()> {
 
 /// Fails unless every index is in `0..count`.
 pub(crate) fn indices(name: &'static str, values: &[i32], count: usize) -> Result<()> {
-    // A negative index is a huge u32, so that one maximum finds both kinds of error.
-    let largest = values.iter().fold(0, |m, &v| m.max(v as u32));
-    if values.is_empty() || (largest as usize) < count {
+    numbers(values, 0, count)
+        .map_err(|bad| Error::value(name, format!("index {bad}"), format!("indices in 0..{count}")))
+}
+
+/// The first value outside `first..count`, if there is one.
+pub(crate) fn numbers(values: &[i32], first: i32, count: usize) -> std::result::Result<(), i32> {
+    let end = i32::try_from(count).unwrap_or(i32::MAX);
+    let outside = |v: i32| (v < first) | (v >= end);
+    // No early exit: a loop without branches, which the compiler turns into vector instructions.
+    if !values.iter().fold(false, |bad, &v| bad | outside(v)) {
         return Ok(());
     }
-    let bad = values.iter().find(|&&v| v as u32 as usize >= count).copied().unwrap_or(-1);
-    Err(Error::value(name, format!("index {bad}"), format!("indices in 0..{count}")))
+    Err(values.iter().copied().find(|&v| outside(v)).unwrap_or(first))
 }
 
 /// Fails unless the focal length is positive and everything finite.

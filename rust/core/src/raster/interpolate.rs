@@ -106,10 +106,6 @@ fn carry_any(mesh: &Mesh, raster: RasterView, channels: usize, out: &mut [f32]) 
 
 /// Every number in `-1..count`.
 fn check_numbers(name: &'static str, values: &[i32], count: usize) -> Result<()> {
-    let largest = values.iter().fold(0, |m, &v| m.max(v.wrapping_add(1) as u32));
-    if largest as usize <= count {
-        return Ok(());
-    }
-    let bad = values.iter().find(|&&v| v.wrapping_add(1) as u32 as usize > count).copied().unwrap_or(-2);
-    Err(Error::value(name, format!("number {bad}"), format!("-1 or numbers in 0..{count}")))
+    let error = |bad| Error::value(name, format!("number {bad}"), format!("-1 or numbers in 0..{count}"));
+    check::numbers(values, -1, count).map_err(error)
 }

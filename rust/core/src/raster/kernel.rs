@@ -4,7 +4,7 @@
 //! unpredictable branches, memory in order. Gathering corners where pixels are resolved instead of copying them, or testing
 //! pixels one by one, costs 1.3 to 1.6 times as much on the whole.
 
-use wide::{f32x4, i32x4, u32x4};
+use wide::{f32x4, i32x4};
 
 /// Steps per pixel of the snapped coordinates.
 const STEPS: i32 = 256;
@@ -63,33 +63,21 @@ fn pixel_box([a, b, c]: &[Corner; 3]) -> [i32; 4] {
     [x0, y0, x1, y1]
 }
 
-/// Some rows of the raster while they are drawn, a little wider than the image so that lanes may overhang.
-pub(super) struct Band {
-    top: usize,
-    width: usize,
-    rows: usize,
-    stride: usize,
-    /// Of the facet, from 1; 0 where there is nothing.
-    number: Vec<u32>,
-    /// 0 where there is nothing.
-    inverse_depth: Vec<f32>,
-}
-
-impl Band {
-    /// An empty band.
-    pub(super) fn new(top: usize, width: usize, rows: usize) -> Self {
-        let stride = width + LANES;
-        let (number, inverse_depth) = (vec![0; rows * stride], vec![0.0; rows * stride]);
-        Self { top, width, rows, stride, number, inverse_depth }
-    }
-}
-
-/// The same rows of the result.
-pub(super) struct Rows<'a> {
+/// Some rows of the result. While they are drawn, `triangle_id` holds the number of the facet, from 1, and `depth` its
+/// inverse; 0 where there is nothing.
+pub(super) struct Band<'a> {
+    pub(super) top: usize,
+    pub(super) width: usize,
     pub(super) triangle_id: &'a mut [i32],
     pub(super) face_id: &'a mut [i32],
     pub(super) depth: &'a mut [f32],
     pub(super) barycentric: &'a mut [[f32; 3]],
+}
+
+impl Band<'_> {
+    fn bottom(&self) -> usize {
+        self.top + self.depth.len() / self.width
+    }
 }
 
 /// The nearest step, ties to even. Adding 1.5 · 2^52 rounds to whole numbers; `round` is a library call on some targets.
@@ -133,17 +121,19 @@ pub(super) fn is_drawn(corners: &[Corner], triangle: &[i32; 3], [width, height]:
 
 /// Draws the part of a facet that lies in a band, under the given number.
 #[inline(always)]
-pub(super) fn draw(facet: &Facet, number: u32, band: &mut Band) {
+pub(super) fn draw(facet: &Facet, number: i32, band: &mut Band) {
     let [p, q, r] = facet.corners;
     let [x0, y0, x1, y1] = pixel_box(&facet.corners);
     let (x0, y0) = (x0.max(0) as usize, y0.max(band.top as i32) as usize);
-    let (x1, y1) = ((x1 as usize).min(band.width - 1), (y1 as usize).min(band.top + band.rows - 1));
-    let pixels = Pixels { x0, x1, y0, y1, number };
+    let (x1, y1) = ((x1 as usize).min(band.width - 1), (y1 as usize).min(band.bottom() - 1));
     let [width, height, ..] = (p.fast_max(q).fast_max(r) - p.fast_min(q).fast_min(r)).to_array();
-    if width.max(height) < SMALL {
-        fill_small(&facet.corners, &pixels, band);
+    // Lanes that overhang must do so on the left: to the right of the image the triangle may go on.
+    let blocks = (x1 - x0) / LANES + 1;
+    if width.max(height) < SMALL && blocks * LANES <= band.width {
+        let x0 = x0.min(band.width - blocks * LANES);
+        fill_small(&facet.corners, &Pixels { x0, x1, y0, y1, number }, blocks, band);
     } else {
-        fill_large(&facet.corners, &pixels, band);
+        fill_large(&facet.corners, &Pixels { x0, x1, y0, y1, number }, band);
     }
 }
 
@@ -153,7 +143,7 @@ struct Pixels {
     x1: usize,
     y0: usize,
     y1: usize,
-    number: u32,
+    number: i32,
 }
 
 /// A pixel's centre, in steps.
@@ -172,7 +162,7 @@ fn leaves_out(dx: i32, dy: i32) -> bool {
 /// Draws a triangle whose edge functions fit 32 bits, [`LANES`] pixels at a time and without branches within them: most
 /// triangles of a face are a few pixels large, and a mispredicted branch costs as much as four pixels.
 #[inline(always)]
-fn fill_small(corners: &[Corner; 3], pixels: &Pixels, band: &mut Band) {
+fn fill_small(corners: &[Corner; 3], pixels: &Pixels, blocks: usize, band: &mut Band) {
     let points = corners.map(|c| {
         let [x, y, ..] = c.fast_trunc_int().to_array();
         [x, y]
@@ -197,17 +187,16 @@ fn fill_small(corners: &[Corner; 3], pixels: &Pixels, band: &mut Band) {
     let lanes = |[value, right, _]: [i32; 3]| i32x4::new([value, value + right, value + 2 * right, value + 3 * right]);
     let mut starts = edges.map(lanes);
     let down_edges = edges.map(|e| i32x4::splat(e[2]));
-    let number = u32x4::splat(pixels.number);
-    let blocks = (pixels.x1 - pixels.x0) / LANES;
-    let mut row = (pixels.y0 - band.top) * band.stride + pixels.x0;
+    let number = i32x4::splat(pixels.number);
+    let mut row = (pixels.y0 - band.top) * band.width + pixels.x0;
     for _ in pixels.y0..=pixels.y1 {
         test(&starts, inverse_depth, number, row, band);
-        for block in 1..=blocks {
+        for block in 1..blocks {
             let ahead = block * LANES;
             let values: [i32x4; 3] = std::array::from_fn(|i| starts[i] + i32x4::splat(edges[i][1] * ahead as i32));
             test(&values, inverse_depth + right * f32x4::splat(ahead as f32), number, row + ahead, band);
         }
-        row += band.stride;
+        row += band.width;
         inverse_depth += down;
         for (start, down) in starts.iter_mut().zip(down_edges) {
             *start += down;
@@ -217,9 +206,9 @@ fn fill_small(corners: &[Corner; 3], pixels: &Pixels, band: &mut Band) {
 
 /// Replaces what is farther in the lanes whose edge functions are not negative.
 #[inline(always)]
-fn test(edges: &[i32x4; 3], inverse_depth: f32x4, number: u32x4, at: usize, band: &mut Band) {
+fn test(edges: &[i32x4; 3], inverse_depth: f32x4, number: i32x4, at: usize, band: &mut Band) {
     let (Some(numbers), Some(depths)) =
-        (band.number[at..].first_chunk_mut::<LANES>(), band.inverse_depth[at..].first_chunk_mut::<LANES>())
+        (band.triangle_id[at..].first_chunk_mut::<LANES>(), band.depth[at..].first_chunk_mut::<LANES>())
     else {
         return;
     };
@@ -227,7 +216,7 @@ fn test(edges: &[i32x4; 3], inverse_depth: f32x4, number: u32x4, at: usize, band
     let outside: f32x4 = bytemuck::cast((edges[0] | edges[1] | edges[2]).is_negative());
     let keep = outside | nearest.simd_ge(inverse_depth);
     *depths = keep.bitselect(nearest, inverse_depth).to_array();
-    *numbers = bytemuck::cast::<_, u32x4>(keep).bitselect(u32x4::new(*numbers), number).to_array();
+    *numbers = bytemuck::cast::<_, i32x4>(keep).bitselect(i32x4::new(*numbers), number).to_array();
 }
 
 /// Draws any triangle, pixel by pixel.
@@ -248,42 +237,38 @@ fn fill_large(corners: &[Corner; 3], pixels: &Pixels, band: &mut Band) {
     let depths = corners.map(|c| c.to_array()[2]);
     let (slope_q, slope_r) = ((depths[1] - depths[0]) * scale, (depths[2] - depths[0]) * scale);
     let mut starts = edges.map(|e| e[0]);
-    let mut row = (pixels.y0 - band.top) * band.stride;
+    let mut row = (pixels.y0 - band.top) * band.width;
     for _ in pixels.y0..=pixels.y1 {
         let range = row + pixels.x0..row + pixels.x1 + 1;
         let [mut p, mut q, mut r] = starts;
-        for (number, nearest) in band.number[range.clone()].iter_mut().zip(&mut band.inverse_depth[range]) {
+        for (number, nearest) in band.triangle_id[range.clone()].iter_mut().zip(&mut band.depth[range]) {
             let inverse_depth = depths[0] + q as f32 * slope_q + r as f32 * slope_r;
             if (p | q | r) >= 0 && inverse_depth > *nearest {
                 (*nearest, *number) = (inverse_depth, pixels.number);
             }
             (p, q, r) = (p + edges[0][1], q + edges[1][1], r + edges[2][1]);
         }
-        row += band.stride;
+        row += band.width;
         for (start, edge) in starts.iter_mut().zip(edges) {
             *start += edge[2];
         }
     }
 }
 
-/// Turns numbers and inverse depths into the band's part of the result, which is zero before.
+/// Turns numbers and inverse depths into the result; what is left of it is zero before.
 #[inline(always)]
-pub(super) fn resolve<'a>(facet: impl Fn(u32) -> &'a Facet, band: &Band, rows: Rows) {
-    let out = (rows.triangle_id.chunks_mut(band.width).zip(rows.face_id.chunks_mut(band.width)))
-        .zip(rows.depth.chunks_mut(band.width).zip(rows.barycentric.chunks_mut(band.width)));
-    for ((row, numbers), ((triangle_id, face_id), (depth, barycentric))) in
-        band.number.chunks(band.stride).enumerate().zip(out)
-    {
+pub(super) fn resolve<'a>(facet: impl Fn(i32) -> &'a Facet, band: Band) {
+    let rows = (band.triangle_id.chunks_mut(band.width).zip(band.face_id.chunks_mut(band.width)))
+        .zip(band.depth.chunks_mut(band.width).zip(band.barycentric.chunks_mut(band.width)));
+    for (row, ((triangle_id, face_id), (depth, barycentric))) in rows.enumerate() {
         let y = centre(band.top + row) as f32;
         let pixels = triangle_id.iter_mut().zip(face_id).zip(depth.iter_mut().zip(barycentric));
-        for ((column, &number), ((triangle_id, face_id), (depth, barycentric))) in
-            numbers.iter().enumerate().zip(pixels)
-        {
-            if number == 0 {
+        for (column, ((triangle_id, face_id), (depth, barycentric))) in pixels.enumerate() {
+            if *triangle_id == 0 {
                 (*triangle_id, *face_id) = (-1, -1);
                 continue;
             }
-            let facet = facet(number);
+            let facet = facet(*triangle_id);
             [*face_id, *triangle_id] = facet.ids;
             (*barycentric, *depth) = weights(facet, centre(column) as f32, y);
         }

@@ -100,17 +100,18 @@ pub fn rasterize(
     let rows = (raster.triangle_id.chunks_mut(band).zip(raster.face_id.chunks_mut(band)))
         .zip(raster.depth.chunks_mut(band).zip(raster.barycentric.chunks_mut(band)));
     parallel::for_each(threads, rows.enumerate(), |(number, ((triangle_id, face_id), (depth, barycentric)))| {
-        let mut band = kernel::Band::new(number * BAND_ROWS, width, depth.len() / width);
+        let top = number * BAND_ROWS;
+        let mut band = kernel::Band { top, width, triangle_id, face_id, depth, barycentric };
         for (part, bins) in bins.iter().enumerate() {
             for (position, facet) in bins.band(number) {
-                kernel::draw(facet, (part * TRIANGLES_PER_PART + position) as u32 + 1, &mut band);
+                kernel::draw(facet, (part * TRIANGLES_PER_PART + position) as i32 + 1, &mut band);
             }
         }
-        let facet = |number: u32| {
+        let facet = |number: i32| {
             let number = number as usize - 1;
             bins[number / TRIANGLES_PER_PART].facet(number % TRIANGLES_PER_PART)
         };
-        kernel::resolve(facet, &band, kernel::Rows { triangle_id, face_id, depth, barycentric });
+        kernel::resolve(facet, band);
     })?;
     Ok(raster)
 }
@@ -123,10 +124,10 @@ fn check_size([width, height]: [usize; 2]) -> Result<()> {
     Err(Error::value("size", format!("{width} x {height} pixels"), format!("sides of 1 to {MAX_SIDE}")))
 }
 
-/// Facets are numbered with 32 bits, in runs of [`TRIANGLES_PER_PART`] for each face.
+/// Facets are numbered with 31 bits, in runs of [`TRIANGLES_PER_PART`] for each face.
 fn check_count(faces: usize, triangles: usize) -> Result<()> {
     let per_face = triangles.checked_next_multiple_of(TRIANGLES_PER_PART);
-    let total = per_face.and_then(|t| t.checked_mul(faces)).filter(|&t| u32::try_from(t).is_ok_and(|t| t < u32::MAX));
+    let total = per_face.and_then(|t| t.checked_mul(faces)).filter(|&t| i32::try_from(t).is_ok());
     let got = || format!("{triangles} triangles for {faces} faces");
-    total.map(|_| ()).ok_or_else(|| Error::value("triangles", got(), "fewer than 2^32 - 1 in all"))
+    total.map(|_| ()).ok_or_else(|| Error::value("triangles", got(), "fewer than 2^31 in all"))
 }
