@@ -215,7 +215,13 @@ def test_doctor_of_an_installation_without_models(monkeypatch, tmp_path):
         monkeypatch.setattr(doctor, name, tmp_path / name)
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
-    for text in ("versions", "providers", "CPUExecutionProvider", "DEFAULT_ENCODER is missing", "repair: git checkout models"):
+    for text in (
+        "versions",
+        "providers",
+        "CPUExecutionProvider",
+        "DEFAULT_ENCODER is missing",
+        "repair: git checkout models",
+    ):
         assert text in done.output
 
 
