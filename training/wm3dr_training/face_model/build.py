@@ -11,7 +11,7 @@ from wm3dr.face_model import FaceModelMetadata, write_face_model
 
 from ..data.correspondence import load_correspondence
 from .albedo import Delit, Samples, delight, principal_modes, tone_balance, vertex_areas
-from .geometry import Geometry, edges_from_triangles, load_geometry, refined_triangles
+from .geometry import Geometry, annotated_landmarks, edges_from_triangles, load_geometry, refined_triangles
 from .london import Photo, load_photos, observations_of
 from .regions import JAW_LINE_ZY, REGION_NAMES, region_labels, region_mask
 from .registration import Fit, Observations, Shapes, fit_photo, interior_edges, shapes_from_geometry
@@ -73,7 +73,7 @@ def face_model_arrays(
         "mean_albedo": mean_albedo.astype(np.float32),
         "albedo_basis": albedo_basis.astype(np.float16),
         "triangles": geometry.triangles.astype(np.int32),
-        "landmark_vertices": geometry.landmark_vertices.astype(np.int32),
+        "landmark_vertices": annotated_landmarks(),
         "uv": geometry.uv.astype(np.float32),
         "regions": regions.astype(np.uint8),
         "mirror": geometry.mirror.astype(np.int32),
