@@ -1,0 +1,99 @@
+"""Small models and data for the tests of the training core. Nothing here has seen a face; names say so."""
+
+from pathlib import Path
+
+import numpy as np
+import wm3dr
+from numpy.typing import NDArray
+from wm3dr.face_model import FaceModelMetadata, write_face_model
+from wm3dr_training.bank import CROP_SIZE, N_LANDMARKS, N_MEDIAPIPE
+
+SHARED = Path(__file__).parents[3] / "shared"
+GRID = 13
+
+
+def face_arrays(
+    identity: int = 5, expression: int = 4, albedo: int = 3, kind: str = "blendshape", subdivisions: int = 1
+) -> tuple[FaceModelMetadata, dict[str, NDArray]]:
+    """A mask-like patch of 13 x 13 coarse vertices with random smooth bases of the given widths."""
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[0:GRID, 0:GRID]
+    x = (columns / (GRID - 1) - 0.5) * 150.0
+    y = (0.5 - rows / (GRID - 1)) * 200.0
+    z = 70.0 - 0.010 * x**2 - 0.004 * y**2
+    points = np.stack([x, y, z], -1).reshape(-1, 3)
+    number = np.arange(GRID * GRID).reshape(GRID, GRID)
+    a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
+    left, right = np.stack([a, c, b, b, c, d], -1), np.stack([a, c, d, a, d, b], -1)
+    middle = (GRID - 1) // 2
+    triangles = np.concatenate([left[:, :middle], right[:, middle:]], axis=1).reshape(-1, 3)
+    n = len(points)
+    uv = np.stack([columns / (GRID - 1), 1 - rows / (GRID - 1)], -1).reshape(-1, 2)
+    arrays = {
+        "mean_shape": points.astype(np.float32),
+        "identity_basis": rng.normal(0, 2.0, (n, 3, identity)).astype(np.float16),
+        "expression_basis": rng.normal(0, 3.0, (n, 3, expression)).astype(np.float16),
+        "mean_albedo": rng.uniform(0.4, 0.8, (n, 3)).astype(np.float32),
+        "albedo_basis": rng.normal(0, 0.03, (n, 3, albedo)).astype(np.float16),
+        "triangles": triangles.astype(np.int32),
+        "landmark_vertices": (np.arange(68) * 2 + 7).astype(np.int32),
+        "uv": uv[triangles].astype(np.float32),
+        "regions": np.where(np.abs(points[:, 0]) > 60, 1, 0).astype(np.uint8),
+        "mirror": number[:, ::-1].reshape(-1).astype(np.int32),
+    }
+    metadata = FaceModelMetadata(
+        name="synthetic-for-tests",
+        licence="CC0-1.0",
+        sources=("made by the tests",),
+        subdivisions=subdivisions,
+        expression_names=tuple(f"expression{k}" for k in range(expression)),
+        expression_kind=kind,
+        region_names=("skin", "neck"),
+    )
+    return metadata, arrays
+
+
+def write_synthetic_model(path: Path, **options) -> wm3dr.FaceModel:
+    """Write a synthetic face model and return it."""
+    return write_face_model(path, *face_arrays(**options))
+
+
+def blob_faces(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Crops (n, 192, 192, 3) with a disc and two dots each, and 68 points (n, 68, 2) on an ellipse that moves with it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:CROP_SIZE, 0:CROP_SIZE] + 0.5
+    images = np.zeros((count, CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    points = np.zeros((count, N_LANDMARKS, 2), np.float32)
+    angle = np.linspace(0, 2 * np.pi, N_LANDMARKS, endpoint=False)
+    for k in range(count):
+        center, radius = CROP_SIZE / 2 + rng.uniform(-3, 3, 2), rng.uniform(42, 48)
+        inside = np.hypot(x - center[0], y - center[1]) < radius
+        images[k] = rng.integers(0, 60, 3)
+        images[k][inside] = rng.integers(120, 220, 3)
+        for side in (-1, 1):
+            images[k][np.hypot(x - center[0] - side * 16, y - center[1] + 12) < 5] = 20
+        points[k] = center + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return images, points
+
+
+def write_synthetic_labels(folder: Path, count: int = 24, source: str = "synthetic") -> Path:
+    """A label folder as `wm3dr-train label` writes it: one source of discs, and backgrounds of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, points = blob_faces(count)
+    np.save(folder / f"train_{source}.npy", images)
+    dense = np.repeat(points, 7, axis=1)[:, :N_MEDIAPIPE]
+    dense = np.concatenate([dense, dense[:, : 478 - N_MEDIAPIPE]], axis=1)
+    np.savez(
+        folder / f"train_{source}.npz",
+        split=np.zeros(count, np.int64),
+        landmarks68=points,
+        landmarks478=dense,
+        covered=np.tile(np.array([0, 0, CROP_SIZE, CROP_SIZE], np.float32), (count, 1)),
+    )
+    y, x = np.mgrid[0:96, 0:96] + 0.5
+    skin = np.where(np.hypot(x - 48, y - 48) < 20, 255, 0).astype(np.uint8)
+    np.save(folder / f"skin_{source}.npy", np.repeat(skin[None], count, axis=0))
+    rng = np.random.default_rng(1)
+    np.save(folder / "background.npy", rng.integers(0, 255, (6, 384, 384, 3), dtype=np.uint8))
+    np.savez(folder / "background.npz", split=np.zeros(6, np.int64))
+    return folder
