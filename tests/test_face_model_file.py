@@ -54,6 +54,12 @@ def refined(model, edges, values: np.ndarray) -> np.ndarray:
     return np.concatenate([values, (values[edges[:, 0]] + values[edges[:, 1]]) / 2])
 
 
+def refined_mirror(model, edges) -> np.ndarray:
+    number = {edge: N_COARSE + k for k, edge in enumerate(map(tuple, edges.tolist()))}
+    midpoints = [number[tuple(sorted(edge))] for edge in model["mirror"][edges].tolist()]
+    return np.concatenate([model["mirror"], midpoints])
+
+
 def test_shapes_and_types(model):
     expected = {
         "mean_shape": ((N_COARSE, 3), np.float32),
@@ -119,8 +125,9 @@ def test_mirror(model, edges):
     assert all(tuple(edge) in known for edge in mirrored.tolist()), "a midpoint would have no mirror image"
 
 
-def test_landmarks_are_symmetric_and_in_place(model):
-    landmarks, mirror, mean = model["landmark_vertices"], model["mirror"], model["mean_shape"]
+def test_landmarks_are_symmetric_and_in_place(model, edges):
+    landmarks, mirror = model["landmark_vertices"], refined_mirror(model, edges)
+    mean = refined(model, edges, model["mean_shape"])
     for a, b in LANDMARK_PAIRS:
         assert mirror[landmarks[a]] == landmarks[b], (a, b)
     x, y, z = mean[landmarks].T
@@ -153,8 +160,9 @@ def test_expression_sides_mirror_each_other(model, metadata):
         np.testing.assert_allclose(reflected, basis[..., k], atol=0.02, err_msg=name)
 
 
-def test_expressions_move_what_they_name(model, metadata):
-    names, basis = json.loads(metadata["expression_names"]), model["expression_basis"].astype(np.float64)
+def test_expressions_move_what_they_name(model, metadata, edges):
+    names = json.loads(metadata["expression_names"])
+    basis = refined(model, edges, model["expression_basis"].astype(np.float64))
     landmarks = model["landmark_vertices"]
     assert basis[landmarks[8], 1, names.index("jawOpen")] < -15  # mm: the chin drops
     assert (
@@ -192,7 +200,7 @@ def test_albedo_modes_are_ordered_and_reach_dark_and_light_skin(model):
     assert (mean - 3 * first < (0.35, 0.25, 0.2)).all() and (mean + 2 * first > (0.8, 0.65, 0.6)).all()
 
 
-def test_regions(model, metadata):
+def test_regions(model, metadata, edges):
     names, regions, mirror = json.loads(metadata["region_names"]), model["regions"], model["mirror"]
     assert set(np.unique(regions)) == set(range(len(names)))
     swapped = [names.index(name.replace("left", "?").replace("right", "left").replace("?", "right")) for name in names]
@@ -201,7 +209,7 @@ def test_regions(model, metadata):
     for part in ("brow", "eyelids", "ear"):
         assert (x[regions == names.index(f"left_{part}")] > 0).all()
     landmarks = model["landmark_vertices"]
-    part = [names[label] for label in regions[landmarks]]
+    part = [names[label] for label in np.concatenate([regions, regions[edges[:, 0]]])[landmarks]]
     assert (
         set(part[27:36]) == {"nose"} and set(part[36:42]) == {"right_eyelids"} and set(part[42:48]) == {"left_eyelids"}
     )
