@@ -259,6 +259,26 @@ def test_arrays_carry_points_and_skip_corrupt_photos(tmp_path):
     assert images[1, 50:142, 50:142].min() > 200 and images[1, :40].max() < 60
 
 
+def test_large_photos_also_get_a_fine_crop(tmp_path):
+    def large() -> np.ndarray:
+        return np.kron(photo(), np.ones((8, 8, 1), np.uint8))  # the square's side is 320 px, the crop's 640
+
+    points = np.column_stack([np.linspace(30, 70, 68), np.linspace(20, 60, 68)]).astype(np.float32)
+    records = [
+        Record("s", "small", lambda: png(photo()), landmarks68=points),
+        Record("s", "large", lambda: png(large()), landmarks68=8 * points),
+    ]
+    labels = labelled(tmp_path, records)
+    labels["valid"][:] = False
+    labels["reason"][:] = ""
+    labels["other_face"][:] = False
+    arrays.write_arrays(records, labels, tmp_path)
+    table, fine = np.load(tmp_path / "train_s.npz"), np.load(tmp_path / "fine_s.npy")
+    assert table["fine_row"].tolist() == [-1, 0] and fine.shape == (1, 384, 384, 3)
+    coarse = np.load(tmp_path / "train_s.npy")[1].astype(int)
+    assert np.abs(fine[0].reshape(192, 2, 192, 2, 3).mean(axis=(1, 3)) - coarse).mean() < 4
+
+
 def test_labels_of_other_photos_are_refused(tmp_path):
     records = [Record("s", "a", lambda: png(photo()))]
     labels = labelled(tmp_path, records)

@@ -135,17 +135,13 @@ def load_bank(
         weights.append(np.concatenate([weight68, weight468], axis=1).astype(np.float32))
         covered.append(table["covered"][rows].astype(np.float32))
         numbers.append(np.full(len(rows), number))
-        fine_path = folder / f"fine_{source}.npy"
-        if fine_path.exists() and split == "train":
-            fine.append(np.load(fine_path, mmap_mode="r")[rows])
-            fine_rows.append(n_fine + np.arange(len(rows)))
-            n_fine += len(rows)
-        else:
-            fine_rows.append(np.full(len(rows), -1))
-        if with_skin:
-            skin_path = folder / f"skin_{source}.npy"
-            empty = np.zeros((len(rows), CROP_SIZE // 2, CROP_SIZE // 2), np.uint8)
-            skins.append(np.load(skin_path, mmap_mode="r")[rows] if skin_path.exists() else empty)
+        fine_row = table["fine_row"][rows] if "fine_row" in table else np.full(len(rows), -1)
+        has_fine = fine_row >= 0
+        if has_fine.any():
+            fine.append(np.load(folder / f"fine_{source}.npy", mmap_mode="r")[fine_row[has_fine]])
+            fine_row = np.where(has_fine, n_fine + np.cumsum(has_fine) - 1, -1)
+            n_fine += int(has_fine.sum())
+        fine_rows.append(fine_row.astype(np.int64))
     if not images:
         raise ValueError(f"'sources' {sources} hold no photo of the split {split!r}")
     mirror = np.concatenate([MIRROR_68, N_LANDMARKS + mirror_468])

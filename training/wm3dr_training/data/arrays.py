@@ -24,6 +24,7 @@ from .records import CorruptImageError, Record
 from .skin import mask_from_parsing, read_parsing, skin_mask
 
 BACKGROUND_SIZE = 384
+FINE_SIZE, FINE_FROM = 2 * CROP_SIZE, 1.5 * CROP_SIZE
 SKIN_SIZE = CROP_SIZE // 2
 
 
@@ -52,6 +53,9 @@ def write_arrays(
     progress: Callable[[Iterable], Iterable] = lambda x: x,
 ) -> dict[str, int]:
     """Write `train_SOURCE.npy` (n, 192, 192, 3) uint8 RGB and `train_SOURCE.npz` for the usable photos of a source.
+
+    Photos with more to show (crop at least 288 px wide) also get a crop of twice the resolution, `fine_SOURCE.npy`
+    (m, 384, 384, 3), for composites with large faces; `fine_row` (n,) of the npz has their rows, −1 for the others.
 
     The npz holds, all in crop pixels unless said: `names`; `landmarks478` (n, 478, 2), NaN on the far half of a
     profile, with `has478` (n,); `landmarks68` (n, 68, 2), manual, NaN where a point is not annotated, with `has68`
@@ -82,6 +86,9 @@ def write_arrays(
 
     temporary = out / f"train_{source}.partial.npy"
     images = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(chosen), CROP_SIZE, CROP_SIZE, 3))
+    fine_temporary = out / f"fine_{source}.partial.npy"
+    fine = np.lib.format.open_memmap(fine_temporary, "w+", np.uint8, (len(chosen), FINE_SIZE, FINE_SIZE, 3))
+    n_fine = 0
     rows: list[dict[str, NDArray]] = []
     corrupt = 0
     for index in progress(chosen):
@@ -91,13 +98,20 @@ def write_arrays(
         except CorruptImageError:
             corrupt += 1
             continue
-        row, images[len(rows)] = _row(record, image, labels["landmarks478"][index] if use478[index] else None)
+        row, square = _row(record, image, labels["landmarks478"][index] if use478[index] else None)
+        images[len(rows)] = crop_square(image, square)
+        row["fine_row"] = np.int32(-1)
+        if square[2] - square[0] >= FINE_FROM:
+            fine[n_fine] = crop_square(image, square, FINE_SIZE)
+            row["fine_row"], n_fine = np.int32(n_fine), n_fine + 1
         row |= {"faces": labels["faces"][index], "index": np.int32(index)}
         rows.append(row)
     if corrupt:
         images = _shortened(images, temporary, len(rows))
+    fine = _shortened(fine, fine_temporary, n_fine)
     images.flush()
-    del images
+    fine.flush()
+    del images, fine
 
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]} if rows else {}
     if rows:
@@ -106,11 +120,15 @@ def write_arrays(
         columns["landmarks478"][hidden] = np.nan
         columns["profile"] = np.array([PROFILE_MARK in name for name in columns["names"]])
     os.replace(temporary, out / f"train_{source}.npy")
+    if n_fine:
+        os.replace(fine_temporary, out / f"fine_{source}.npy")
+    else:
+        fine_temporary.unlink()
     save_npz(out / f"train_{source}.npz", **columns)
     return {"kept": len(rows), "unlabelled": len(records) - len(chosen), "corrupt": corrupt}
 
 
-def _row(record: Record, image: NDArray[np.uint8], landmarks478: NDArray | None) -> tuple[dict, NDArray[np.uint8]]:
+def _row(record: Record, image: NDArray[np.uint8], landmarks478: NDArray | None) -> tuple[dict, NDArray[np.float64]]:
     square = square_around(crop_points(landmarks478, record.landmarks68))
     affine = affine_from_square(square)
     empty478 = np.full((N_MEDIAPIPE, 2), np.nan, np.float32)
@@ -127,7 +145,7 @@ def _row(record: Record, image: NDArray[np.uint8], landmarks478: NDArray | None)
         "split": np.uint8(record.split == "validation"),
         "group": np.array(record.group),
     }
-    return row, crop_square(image, square)
+    return row, square
 
 
 def _shortened(images: np.memmap, path: Path, count: int) -> np.memmap:
