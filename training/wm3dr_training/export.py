@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from wm3dr_training.checkpoint import load_checkpoint
@@ -63,6 +65,39 @@ def contract_metadata(
         "licence": licence,
         "training": json.dumps(training),
     }
+
+
+class _StaticPadding(nn.Module):
+    """A strided convolution with TensorFlow's padding for even inputs, whose amount is known: half before, rest after."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        shape = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
+        height, width = (max(dilation * (kernel - 1) + 1 - stride, 0) for kernel, stride, dilation in shape)
+        self.pad = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
+        self.convolution = nn.Conv2d(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,
+            convolution.stride,
+            dilation=convolution.dilation,
+            groups=convolution.groups,
+            bias=convolution.bias is not None,
+        )
+        self.convolution.load_state_dict(convolution.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(self.pad(x))
+
+
+def with_static_padding(module: nn.Module) -> nn.Module:
+    """A copy with constant padding instead of timm's size-dependent one; sides that are multiples of 32 allow it."""
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv2dSame):
+                setattr(parent, name, _StaticPadding(child))
+    return module.eval()
 
 
 def export_module(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
@@ -141,7 +176,7 @@ def export_checkpoint(checkpoint: Path, face_model_path: Path, out: Path, licenc
     out.parent.mkdir(parents=True, exist_ok=True)
     trial = out.with_suffix(".partial.onnx")
     try:
-        export_module(module, trial, metadata)
+        export_module(with_static_padding(module), trial, metadata)
         generator = torch.Generator().manual_seed(0)
         sizes = ((1, 3, 64, 96), (2, 3, 128, 64), (1, 3, 320, 256))
         worst = parity(module, trial, (255 * torch.rand(shape, generator=generator) for shape in sizes))
