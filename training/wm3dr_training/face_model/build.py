@@ -140,6 +140,17 @@ def build_face_model(
     click.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
     if report_dir is not None:
         figures = write_report(
-            report_dir, geometry, labels, mean_albedo, albedo_basis, variance, delit, shapes, fits, observations, photos
+            report_dir,
+            geometry,
+            annotated_landmarks(),
+            labels,
+            mean_albedo,
+            albedo_basis,
+            variance,
+            delit,
+            shapes,
+            fits,
+            observations,
+            photos,
         )
         click.echo(json.dumps(figures, indent=1))

@@ -258,8 +258,8 @@ def load_geometry(path: Path) -> Geometry:
 def annotated_landmarks() -> NDArray[np.int32]:
     """The 68 refined vertices that a model file names as its landmarks: where 300-W's annotators put the points.
 
-    ICT-FaceKit's own (`Geometry.landmark_vertices`) serve registration; they lie 2.6 % of the inter-ocular distance from
-    the annotators' practice on average (brows 4–7 %). `landmark_vertices.json` says how these were found.
+    ICT-FaceKit's own (`Geometry.landmark_vertices`) serve registration; they lie 2.6 % of the inter-ocular distance
+    from the annotators' practice on average (brows 4–7 %). `landmark_vertices.json` says how these were found.
     """
     content = json.loads((files("wm3dr_training.face_model") / "landmark_vertices.json").read_text())
     return np.array(content["landmark_vertices"], np.int32)

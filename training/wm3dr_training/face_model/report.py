@@ -17,7 +17,7 @@ from .sampling import vertex_normals, visible_vertices
 
 SUPERSAMPLING = 2
 TILE_PX = (190, 235)
-MM_PER_TILE = 290.0
+MM_PER_TILE = 300.0
 LIGHT = (0.80, 0.0, 0.28, -0.16, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Offsets of SH coefficients for shaded pictures; the first is the ambient term itself (CONVENTIONS.md §6)."""
 SHAPE_COLOR = np.array([0.78, 0.74, 0.70])
@@ -85,7 +85,7 @@ class Studio:
 
 def sheet(rows: list[tuple[str, list[NDArray[np.uint8]]]]) -> Image.Image:
     """Rows of tiles, each with its caption in a column on the left."""
-    margin, font = 92, ImageFont.load_default(13)
+    margin, font = 112, ImageFont.load_default(13)
     width = margin + TILE_PX[0] * max(len(tiles) for _, tiles in rows)
     image = Image.new("RGB", (width, TILE_PX[1] * len(rows)), "white")
     draw = ImageDraw.Draw(image)
@@ -96,14 +96,13 @@ def sheet(rows: list[tuple[str, list[NDArray[np.uint8]]]]) -> Image.Image:
     return image
 
 
-def landmark_dots(geometry: Geometry, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frontal tile with the 68 landmarks on it: jaw white, brows red, nose yellow, eyes green, mouth blue."""
+def landmark_dots(points: NDArray[np.floating], tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frontal tile with 68 points (68, 3) mm on it: jaw white, brows red, nose yellow, eyes green, mouth blue."""
     image = Image.fromarray(tile)
     draw = ImageDraw.Draw(image)
     scale = TILE_PX[1] / MM_PER_TILE
     groups = ((17, "white"), (27, "red"), (36, "yellow"), (48, "lime"), (68, "blue"))
-    for number, vertex in enumerate(geometry.landmark_vertices):
-        x, y, _ = geometry.mean_shape[vertex].astype(np.float64)
+    for number, (x, y, _) in enumerate(points.tolist()):
         px, py = TILE_PX[0] / 2 + scale * x, TILE_PX[1] / 2 - scale * (y + 3)
         color = next(color for end, color in groups if number < end)
         draw.ellipse((px - 1.5, py - 1.5, px + 1.5, py + 1.5), fill=color)
@@ -111,7 +110,11 @@ def landmark_dots(geometry: Geometry, tile: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def mode_sheet(
-    geometry: Geometry, regions: NDArray[np.uint8], mean_albedo: NDArray[np.float64], albedo_basis: NDArray[np.float64]
+    geometry: Geometry,
+    landmark_vertices: NDArray[np.int32],
+    regions: NDArray[np.uint8],
+    mean_albedo: NDArray[np.float64],
+    albedo_basis: NDArray[np.float64],
 ) -> Image.Image:
     """The picture of a model: mean, regions, then −3 σ and +3 σ of identity and albedo modes and full blendshapes."""
     studio = Studio(geometry.triangles, len(geometry.mean_shape))
@@ -128,7 +131,7 @@ def mode_sheet(
                 studio.draw(shape, mean_albedo, -35, lit=True),
                 studio.draw(shape, PALETTE[regions]),
                 studio.draw(shape, PALETTE[regions], -70),
-                landmark_dots(geometry, front),
+                landmark_dots((studio.refine @ shape.astype(np.float64))[landmark_vertices], front),
             ],
         )
     ]
@@ -162,6 +165,14 @@ def mode_sheet(
     return sheet(rows)
 
 
+def with_palette(image: Image.Image) -> Image.Image:
+    """The picture in 256 dithered colours, a third of the size; the labels' colours are kept as they are."""
+    common = image.quantize(256 - len(PALETTE)).getpalette()[: 3 * (256 - len(PALETTE))]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(common + (PALETTE * 255).astype(int).reshape(-1).tolist())
+    return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+
+
 def overlay_sheet(shapes: Shapes, regions: NDArray[np.uint8], photos: list[Photo], fits: list[Fit]) -> Image.Image:
     """Twelve registered photos with the visible parts of the mesh as coloured dots."""
     chosen = np.unique(np.linspace(0, len(photos) - 1, 12).astype(int))
@@ -186,6 +197,7 @@ def overlay_sheet(shapes: Shapes, regions: NDArray[np.uint8], photos: list[Photo
 def write_report(
     folder: Path,
     geometry: Geometry,
+    landmark_vertices: NDArray[np.int32],
     regions: NDArray[np.uint8],
     mean_albedo: NDArray[np.float64],
     albedo_basis: NDArray[np.float64],
@@ -198,7 +210,8 @@ def write_report(
 ) -> dict[str, object]:
     """Write ``modes.png``, ``overlays.png`` and ``figures.json`` into `folder`; returns the figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    mode_sheet(geometry, regions, mean_albedo, albedo_basis).save(folder / "modes.png")
+    picture = mode_sheet(geometry, landmark_vertices, regions, mean_albedo, albedo_basis)
+    with_palette(picture).save(folder / "modes.png", optimize=True)
     refined_regions = np.concatenate([regions, regions[edges_from_triangles(geometry.triangles)[:, 0]]])
     overlay_sheet(shapes, refined_regions, photos, fits).save(folder / "overlays.png")
     residual = {"neutral": [], "smiling": []}
