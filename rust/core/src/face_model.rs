@@ -6,7 +6,7 @@ use crate::basis::PackedBasis;
 use crate::camera::{check_rigid, moved};
 use crate::check;
 use crate::error::{Error, Result};
-use crate::mesh::{add, normalised, triangle_normal};
+use crate::mesh::{add, normalise_sum, triangle_normal};
 use crate::parallel;
 use crate::subdivision::Subdivision;
 
@@ -236,7 +236,7 @@ impl FaceModel {
     }
 
     /// Unit normals `(F, N, 3)` of decoded vertices `(F, N, 3)`, in their frame: those of [`crate::mesh::vertex_normals`] to
-    /// within rounding. The four parts of a split triangle share its normal, so a midpoint's is the normalised sum over the
+    /// within rounding, which thin triangles amplify. The four parts of a split triangle share its normal, so a midpoint's is the normalised sum over the
     /// stored triangles at its edge, and a quarter of the triangles is enough. Vertices that were moved apart from their
     /// neighbours after decoding need [`crate::mesh::vertex_normals`].
     ///
@@ -260,9 +260,7 @@ impl FaceModel {
                     }
                 }
             }
-            for normal in normals {
-                *normal = normalised(*normal);
-            }
+            normals.iter_mut().for_each(normalise_sum);
         })?;
         Ok(out)
     }

@@ -32,9 +32,7 @@ pub fn vertex_normals(
                 add(&mut normals[v as usize], normal);
             }
         }
-        for normal in normals {
-            *normal = normalised(*normal);
-        }
+        normals.iter_mut().for_each(normalise_sum);
     })?;
     Ok(out)
 }
@@ -44,7 +42,8 @@ pub fn vertex_normals(
 pub(crate) fn triangle_normal([a, b, c]: [[f32; 3]; 3]) -> [f32; 3] {
     let p = [b[0] - a[0], b[1] - a[1], b[2] - a[2]];
     let q = [c[0] - a[0], c[1] - a[1], c[2] - a[2]];
-    normalised([p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]])
+    let normal = [p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]];
+    normalised(normal, f32::MIN_POSITIVE)
 }
 
 #[inline(always)]
@@ -52,11 +51,20 @@ pub(crate) fn add(sum: &mut [f32; 3], v: [f32; 3]) {
     *sum = [sum[0] + v[0], sum[1] + v[1], sum[2] + v[2]];
 }
 
-/// `v` at length 1, or 0 if it has none (a square below the smallest normal float counts as none).
+/// A sum of unit normals shorter than this is what rounding leaves of normals that cancel.
+const CANCELLED: f32 = 1e-5;
+
+/// Normalises a sum of unit normals.
 #[inline(always)]
-pub(crate) fn normalised(v: [f32; 3]) -> [f32; 3] {
+pub(crate) fn normalise_sum(sum: &mut [f32; 3]) {
+    *sum = normalised(*sum, CANCELLED * CANCELLED);
+}
+
+/// `v` at length 1, or 0 if its square is below `least`.
+#[inline(always)]
+fn normalised(v: [f32; 3], least: f32) -> [f32; 3] {
     let square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
-    let scale = if square >= f32::MIN_POSITIVE { 1.0 / square.sqrt() } else { 0.0 };
+    let scale = if square >= least { 1.0 / square.sqrt() } else { 0.0 };
     [v[0] * scale, v[1] * scale, v[2] * scale]
 }
 
