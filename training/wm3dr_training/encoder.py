@@ -25,6 +25,7 @@ DEPTH_OFFSET = 10.0  # units of 100 mm
 HEATMAP_BIAS = -4.59  # p = 0.01 before training
 MAX_LOG_DEPTH = 4.0  # |log(d_z / 10)| is clamped: depths from 18 mm to 55 m
 EXPRESSION_BIAS = -2.2  # sigmoid = 0.1: a nearly neutral start
+AMBIENT_START = 0.35  # offset of the ambient terms before training: the median light of photos against the mean albedo
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
@@ -197,6 +198,9 @@ class Encoder(nn.Module):
             start = layout.identity
             with torch.no_grad():
                 self.coefficients[-1].bias[start : start + layout.expression] = EXPRESSION_BIAS
+        light = layout.identity + layout.expression + layout.albedo + layout.rotation
+        with torch.no_grad():
+            self.coefficients[-1].bias[light : light + layout.illumination : 9] = AMBIENT_START
 
     def features(self, image: Tensor) -> Tensor:
         """Neck output (B, width, H/8, W/8)."""
