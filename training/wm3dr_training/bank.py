@@ -142,6 +142,10 @@ def load_bank(
             fine_row = np.where(has_fine, n_fine + np.cumsum(has_fine) - 1, -1)
             n_fine += int(has_fine.sum())
         fine_rows.append(fine_row.astype(np.int64))
+        if with_skin:
+            skin_path = folder / f"skin_{source}.npy"
+            empty = np.zeros((len(rows), CROP_SIZE // 2, CROP_SIZE // 2), np.uint8)
+            skins.append(np.load(skin_path, mmap_mode="r")[rows] if skin_path.exists() else empty)
     if not images:
         raise ValueError(f"'sources' {sources} hold no photo of the split {split!r}")
     mirror = np.concatenate([MIRROR_68, N_LANDMARKS + mirror_468])

@@ -81,7 +81,8 @@ def prior_loss(identity: Tensor, expression: Tensor, albedo: Tensor) -> Tensor:
 
 def texture_loss(albedo: Tensor, region: Tensor) -> Tensor:
     """1/n Σ_c Var(A_c over the skin region R) (METHOD.md, L_var); albedo (F, N, 3), region (N,) bool."""
-    return albedo[:, region].var(dim=1, unbiased=False).sum() / max(len(albedo), 1)
+    values = albedo[:, region]
+    return ((values - values.mean(dim=1, keepdim=True)) ** 2).mean(dim=1).sum() / max(len(albedo), 1)
 
 
 def illumination_loss(illumination: Tensor) -> Tensor:
