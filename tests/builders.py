@@ -3,6 +3,7 @@
 None of them has seen a face; names say so.
 """
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,35 @@ def planted_encoder(path: Path, face_model: FaceModel, **metadata: str) -> Path:
     return _save(path, nodes, constants, encoder_metadata(face_model, **metadata))
 
 
+def planted_encoder_with_head(path: Path, face_model: FaceModel, **metadata: str) -> Path:
+    """`planted_encoder` by contract version 2: the graph returns the green, a head in the metadata makes the rows."""
+    base, slope = planted_rows()
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Mul", ["cells", "scale"], ["unit"]),
+        helper.make_node("Slice", ["unit", "zero", "one", "channel"], ["heatmap"]),
+        helper.make_node("Slice", ["unit", "one", "two", "channel"], ["features"]),
+    ]
+    constants = {
+        "scale": np.float32(1 / 255.0),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "two": np.array([2]),
+        "channel": np.array([1]),
+    }
+    head_nodes = [
+        helper.make_node("Mul", ["features", "slope"], ["varied"]),
+        helper.make_node("Add", ["varied", "base"], ["coefficients"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["M", None]) for n in ("features", "coefficients")]
+    weights = [numpy_helper.from_array(v.reshape(1, -1), n) for n, v in (("slope", slope), ("base", base))]
+    graph = helper.make_graph(head_nodes, "head_for_tests", values[:1], values[1:], weights)
+    head = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(head)
+    carried = {"wm3dr_version": "2", "head": base64.b64encode(head.SerializeToString()).decode()}
+    return _save(path, nodes, constants, encoder_metadata(face_model, **(carried | metadata)), "features")
+
+
 def random_encoder_for_tests(path: Path, face_model: FaceModel, **metadata: str) -> Path:
     """A convolution with random weights: its faces mean nothing, its work is real."""
     rng = np.random.default_rng(7)
@@ -150,12 +180,16 @@ def random_encoder_for_tests(path: Path, face_model: FaceModel, **metadata: str)
 
 
 def _save(
-    path: Path, nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], metadata: dict[str, str]
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[Any]],
+    metadata: dict[str, str],
+    maps: str = "coefficients",
 ) -> Path:
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["B", 3, "H", "W"])
     outputs = [
         helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["B", 1, "h", "w"]),
-        helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["B", "C", "h", "w"]),
+        helper.make_tensor_value_info(maps, TensorProto.FLOAT, ["B", "C", "h", "w"]),
     ]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "for_tests", [image], outputs, initializers)

@@ -45,7 +45,7 @@ def test_an_encoder_with_other_outputs_is_refused(tmp_path, face_model):
     model = onnx.load(path)
     model.graph.output.pop()
     onnx.save(model, path)
-    with pytest.raises(wm3dr.ModelError, match="are not float32 'image' and 'heatmap', 'coefficients'"):
+    with pytest.raises(wm3dr.ModelError, match=r"are not float32 \['image'\] and \['coefficients', 'heatmap'\]"):
         Encoder(path)
 
 

@@ -155,13 +155,13 @@ class Reconstructor:
         if camera is not None and camera.size != photo.size:
             raise ValueError(f"'camera' has size {camera.size}, but the image is {photo.size} (width, height)")
 
-        heatmap, coefficients = self.encoder.predict(photo.tensor)
+        heatmap, maps = self.encoder.predict(photo.tensor)
         watch.lap("encode")
         peaks, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
         centers = (peaks[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
         inside = (centers <= np.array(photo.size) * photo.scale).all(axis=1)  # none in the padding
         peaks, scores, centers = peaks[inside], scores[inside], centers[inside]
-        rows = _native.gather_coefficients(coefficients[0], peaks)
+        rows = self.encoder.rows(maps[0], peaks)
         watch.lap("peaks")
 
         dense, faces = decode(

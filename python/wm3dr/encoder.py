@@ -3,6 +3,8 @@
 The only importer of onnxruntime, and only when an encoder is opened.
 """
 
+import base64
+import binascii
 import hashlib
 import importlib.metadata
 import json
@@ -16,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _native
 from ._native import ModelError
 from .face_model import FaceModel
 from .files import DEFAULT_ENCODER, require_file
@@ -23,7 +26,10 @@ from .image import MULTIPLE
 from .threads import check_threads
 
 FORMAT = "wm3dr-encoder"
-VERSION = 1
+MAPS = {"1": "coefficients", "2": "features"}
+"""Contract version -> the map that the graph returns beside `heatmap`. Version 1 returns a coefficient row per cell;
+version 2 what the rows are made of, and carries the last layers as a graph of its own (metadata `head`, base64 of
+ONNX, `features` (M, F) -> `coefficients` (M, C)), which is evaluated at the peaks alone."""
 GROUPS = ("identity", "expression", "albedo", "rotation", "illumination", "translation")
 """Coefficient groups in the order of a row (CONVENTIONS.md §4)."""
 FIXED_WIDTHS = {"rotation": 3, "illumination": 27, "translation": 3}
@@ -42,8 +48,10 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onn
 
 @dataclass(frozen=True)
 class EncoderContract:
-    """What an encoder's file says about itself (ONNX metadata, version 1)."""
+    """What an encoder's file says about itself (ONNX metadata)."""
 
+    version: str
+    """Which map the graph returns, see `MAPS`."""
     face_model: str
     """Name of the face model that its coefficients belong to."""
     face_model_sha256: str
@@ -82,14 +90,14 @@ class EncoderContract:
             raise ModelError(
                 f"metadata 'wm3dr_format' is {metadata.get('wm3dr_format')!r}, not {FORMAT!r}: not a wm3dr encoder"
             )
-        if metadata.get("wm3dr_version") != str(VERSION):
-            raise ModelError(
-                f"encoder contract version is {metadata.get('wm3dr_version')!r}; this wm3dr runs version {VERSION}"
-            )
+        version = metadata.get("wm3dr_version", "")
+        if version not in MAPS:
+            raise ModelError(f"encoder contract version is {version!r}; this wm3dr runs versions {', '.join(MAPS)}")
         for key, known in (("depth_offset", DEPTH_OFFSET), ("unit_mm", UNIT_MM)):
             if _number(metadata, key) != known:
-                raise ModelError(f"metadata {key!r} is {metadata[key]!r}; version {VERSION} has {known}")
+                raise ModelError(f"metadata {key!r} is {metadata[key]!r}; version {version} has {known}")
         contract = cls(
+            version=version,
             face_model=_text(metadata, "face_model"),
             face_model_sha256=_text(metadata, "face_model_sha256"),
             layout=_layout(metadata),
@@ -164,7 +172,7 @@ class Encoder:
     Parameters
     ----------
     path : path, optional
-        ONNX file of contract version 1; None opens the default encoder of the wheel.
+        ONNX file that keeps the contract; None opens the default encoder of the wheel.
     providers : list of str or (str, dict), optional
         Execution providers as onnxruntime takes them. None takes CUDA where the installed onnxruntime has it, else the
         CPU.
@@ -218,21 +226,33 @@ class Encoder:
             _check_in_use(wanted[0], self.provider, explicit=providers is not None, allow_fallback=allow_fallback)
         try:
             self.contract = EncoderContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
-            self._check_signature()
+            self._map = MAPS[self.contract.version]
+            _check_signature(self._session, {"image"}, {"heatmap", self._map})
+            self._head = self._open_head() if self._map == "features" else None
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from error
 
-    def _check_signature(self) -> None:
-        inputs = {i.name: i.type for i in self._session.get_inputs()}
-        outputs = {o.name: o.type for o in self._session.get_outputs()}
-        tensor = "tensor(float)"
-        if inputs != {"image": tensor} or outputs != {"heatmap": tensor, "coefficients": tensor}:
-            raise ModelError(
-                f"inputs {inputs} and outputs {outputs} are not float32 'image' and 'heatmap', 'coefficients'"
-            )
+    def _open_head(self) -> Any:
+        """Open the graph in the metadata that makes rows of features."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a few thousand products per face
+        options.log_severity_level = 3
+        try:
+            content = base64.b64decode(_text(self._session.get_modelmeta().custom_metadata_map, "head"), validate=True)
+            head = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except ModelError:
+            raise
+        except binascii.Error as error:
+            raise ModelError(f"metadata 'head' is not base64: {error}") from error
+        except Exception as error:  # onnxruntime raises its own types, which differ between versions
+            raise ModelError(f"metadata 'head': onnxruntime cannot open it: {error}") from error
+        _check_signature(head, {"features"}, {"coefficients"})
+        return head
 
     def predict(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the network.
+        """Run the network; `rows` makes coefficients of its second map.
 
         Parameters
         ----------
@@ -243,8 +263,8 @@ class Encoder:
         -------
         heatmap : (B, 1, H/stride, W/stride) float32
             Probability that a face has its centre in the cell.
-        coefficients : (B, C, H/stride, W/stride) float32
-            A coefficient row per cell (CONVENTIONS.md §4).
+        maps : (B, C or F, H/stride, W/stride) float32
+            What the coefficient row of each cell is made of: the row itself (contract version 1) or features (2).
 
         Raises
         ------
@@ -254,14 +274,48 @@ class Encoder:
         batch, _, height, width = image.shape
         frugal = batch * height * width > KEPT_PIXELS and self.provider == "CPUExecutionProvider"
         options = self._frugal if frugal else None
-        heatmap, coefficients = self._session.run(["heatmap", "coefficients"], {"image": image}, options)
+        heatmap, maps = self._session.run(["heatmap", self._map], {"image": image}, options)
         cells = (height // self.contract.stride, width // self.contract.stride)
-        wanted = ((batch, 1, *cells), (batch, self.contract.n_coefficients, *cells))
-        if (heatmap.shape, coefficients.shape) != wanted:
-            raise ModelError(
-                f"{self.path}: 'heatmap' {heatmap.shape} and 'coefficients' {coefficients.shape} are not {wanted}"
-            )
-        return heatmap, coefficients
+        channels = self.contract.n_coefficients if self._head is None else maps.shape[1]
+        wanted = ((batch, 1, *cells), (batch, channels, *cells))
+        if (heatmap.shape, maps.shape) != wanted:
+            raise ModelError(f"{self.path}: 'heatmap' {heatmap.shape} and {self._map!r} {maps.shape} are not {wanted}")
+        return heatmap, maps
+
+    def rows(self, maps: NDArray[np.float32], cells: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the coefficient rows (M, C) of M cells (CONVENTIONS.md §4).
+
+        Parameters
+        ----------
+        maps : (C or F, H/stride, W/stride) float32
+            One image's second map of `predict`.
+        cells : (M, 2) int32
+            Row and column.
+
+        Raises
+        ------
+        ValueError
+            A cell lies outside the map.
+        ModelError
+            The head returned another shape than the contract says.
+        """
+        gathered = _native.gather_coefficients(maps, cells)
+        if self._head is None:
+            return gathered
+        wanted = (len(cells), self.contract.n_coefficients)
+        if not len(cells):
+            return np.zeros(wanted, np.float32)
+        rows: NDArray[np.float32] = self._head.run(["coefficients"], {"features": gathered})[0]
+        if rows.shape != wanted:
+            raise ModelError(f"{self.path}: the head returned 'coefficients' {rows.shape}, not {wanted}")
+        return rows
+
+
+def _check_signature(session: Any, inputs: set[str], outputs: set[str]) -> None:
+    """Raise ModelError unless the graph takes and returns these tensors, float32."""
+    has = [{value.name: value.type for value in values} for values in (session.get_inputs(), session.get_outputs())]
+    if has != [dict.fromkeys(names, "tensor(float)") for names in (inputs, outputs)]:
+        raise ModelError(f"inputs {has[0]} and outputs {has[1]} are not float32 {sorted(inputs)} and {sorted(outputs)}")
 
 
 def installed_runtimes() -> dict[str, str]:
