@@ -190,7 +190,7 @@ def _with_marks(
         if landmarks:
             for name, part in LANDMARK_GROUPS.items():
                 marks.line(points[part], LANDMARK_COLOR, 0.8 * thin, alpha=200, closed=name in CLOSED_GROUPS)
-            if side >= 60:
+            if side >= 110:
                 for point in points:
                     marks.dot(point, (255, 255, 255), 0.95 * thin, rim=0.35 * thin)
         if boxes and side >= 40:

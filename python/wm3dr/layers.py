@@ -87,4 +87,5 @@ def _box(samples: F32, factor: int) -> F32:
     for row in range(factor):
         for column in range(factor):
             total += samples[row::factor, column::factor]
-    return total / np.float32(factor * factor)
+    total /= np.float32(factor * factor)
+    return total

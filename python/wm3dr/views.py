@@ -18,6 +18,7 @@ F32 = NDArray[np.float32]
 
 SHEET_SIDE = 1800
 """Width and height of the sheet without margins, at most, px."""
+NOTE_SIZE, NOTE_STEP = 18.0, 26
 BORDER_MM = 80.0
 """Free space around the faces."""
 FAR = 200.0
@@ -39,8 +40,8 @@ class View:
 
 
 FRONT = View("front", ((1, 0, 0), (0, 1, 0), (0, 0, 1)), (0, 1))
-RIGHT = View("from the right (the camera is at the left)", ((0, 0, 1), (0, 1, 0), (-1, 0, 0)), (2, 1))
-TOP = View("from above (the camera is below)", ((1, 0, 0), (0, 0, -1), (0, 1, 0)), (0, 2))
+RIGHT = View("right", ((0, 0, 1), (0, 1, 0), (-1, 0, 0)), (2, 1))
+TOP = View("top", ((1, 0, 0), (0, 0, -1), (0, 1, 0)), (0, 2))
 
 
 def views(result: "Result", *, sheet_side: int = SHEET_SIDE) -> Image.Image:
@@ -61,7 +62,9 @@ def views(result: "Result", *, sheet_side: int = SHEET_SIDE) -> Image.Image:
     scale = sheet_side / max(span[0] + span[2], span[1] + span[2])  # px a mm
     columns = [max(1, round(span[axis] * scale)) for axis in (0, 2)]
     rows = [max(1, round(span[axis] * scale)) for axis in (1, 2)]
-    sheet = Image.new("RGB", (sum(columns) + 3 * MARGIN, sum(rows) + 2 * TITLE_HEIGHT + 2 * MARGIN), PAPER)
+    note = _note(_grid_step(scale), len(result), sum(columns) + MARGIN)
+    height = sum(rows) + 2 * TITLE_HEIGHT + 3 * MARGIN + NOTE_STEP * len(note)
+    sheet = Image.new("RGB", (sum(columns) + 3 * MARGIN, height), PAPER)
     places = [(FRONT, 0, 0), (RIGHT, 1, 0), (TOP, 0, 1)]
     for view, column, row in places:
         x = MARGIN + column * (columns[0] + MARGIN)
@@ -69,7 +72,8 @@ def views(result: "Result", *, sheet_side: int = SHEET_SIDE) -> Image.Image:
         picture = _view(result, view, (columns[column], rows[row]), low, high, scale)
         ImageDraw.Draw(sheet).text((x, y - TITLE_HEIGHT + 6), view.title, font=font(TITLE_SIZE), fill=INK)
         sheet.paste(picture, (x, y))
-    _note(sheet, (2 * MARGIN + columns[0], MARGIN + 2 * TITLE_HEIGHT + rows[0]), _grid_step(scale), len(result))
+    for number, line in enumerate(reversed(note), start=1):
+        ImageDraw.Draw(sheet).text((MARGIN, height - MARGIN - NOTE_STEP * number), line, font=font(NOTE_SIZE), fill=INK)
     return sheet
 
 
@@ -121,12 +125,18 @@ def _grid_step(scale: float) -> float:
     return next((step for step in GRID_MM if step * scale >= 40.0), GRID_MM[-1])
 
 
-def _note(sheet: Image.Image, corner: tuple[int, int], step: float, faces: int) -> None:
-    """Say what the grid means."""
-    lines = [
-        f"{faces} face{'s' * (faces != 1)} in one camera space",
-        f"grid {step:g} mm of the face model's scale (not metric)",
-    ]
-    pen = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        pen.text((corner[0] + 8, corner[1] + 8 + 28 * number), line, font=font(19.0), fill=INK)
+def _note(step: float, faces: int, width: int) -> list[str]:
+    """Return what the grid and the views mean, in lines of at most `width` px."""
+    words = (
+        f"{faces} face{'s' * (faces != 1)} in one camera space. "
+        f"Grid: {step:g} mm of the face model's scale (not metric). "
+        "The camera is at the left of the right view and below the top view."
+    ).split()
+    lines = [words[0]]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        if font(NOTE_SIZE).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
