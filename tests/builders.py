@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
 from wm3dr import FaceModel
 from wm3dr.face_model import FaceModelMetadata, write_face_model
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
-import wm3dr
 from builders import photo_with_faces, planted_encoder, random_encoder_for_tests, synthetic_face_model
+
+import wm3dr
 
 REPOSITORY = Path(__file__).parents[1]
 

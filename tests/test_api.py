@@ -7,8 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-import wm3dr
 from builders import FOCAL, K_ALBEDO, K_EXPRESSION, K_IDENTITY, photo_with_faces, planted_rows, synthetic_arrays
+
+import wm3dr
 
 CELLS = [(9, 7, 0 / 255), (22, 15, 128 / 255), (3, 18, 255 / 255)]
 FLIP = np.diag([1.0, -1.0, -1.0])

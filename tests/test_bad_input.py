@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-import wm3dr
 from builders import planted_encoder, synthetic_arrays
+
+import wm3dr
 from wm3dr.face_model import FaceModel, serialize_face_model, write_face_model
 
 PHOTO = np.zeros((40, 60, 3), np.uint8)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import camera as reference
 from reference import pose
+
 from wm3dr import _native
 
 FOCAL, CENTRE = 1130.0, (301.5, 188.25)

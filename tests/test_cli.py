@@ -6,9 +6,10 @@ import os
 import numpy as np
 import PIL.Image
 import pytest
-import wm3dr
 from builders import synthetic_arrays
 from click.testing import CliRunner
+
+import wm3dr
 from wm3dr import doctor
 from wm3dr.cli import SAVES, main
 from wm3dr.encoder import CUDA_COMMAND

@@ -3,6 +3,7 @@
 import numpy as np
 import PIL.Image
 import pytest
+
 import wm3dr
 from wm3dr import layers
 from wm3dr.layers import draw_layer

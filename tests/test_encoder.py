@@ -4,8 +4,9 @@ import re
 
 import numpy as np
 import pytest
-import wm3dr
 from builders import LAYOUT, N_COEFFICIENTS, planted_encoder, planted_rows
+
+import wm3dr
 from wm3dr import encoder as encoder_module
 from wm3dr.encoder import Encoder
 

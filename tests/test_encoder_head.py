@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import wm3dr
 from builders import N_COEFFICIENTS, photo_with_faces, planted_encoder_with_head, planted_rows
+
+import wm3dr
 from wm3dr.encoder import Encoder
 
 

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import trimesh
+
 import wm3dr
 
 

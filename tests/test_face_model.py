@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import camera, mesh, pose
 from reference import face_model as reference
+
 from wm3dr import _native
 
 ARRAYS = synthetic_arrays()[1]

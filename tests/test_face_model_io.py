@@ -4,8 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
-import wm3dr
 from builders import GRID, synthetic_arrays
+
+import wm3dr
 from wm3dr.bfm import LICENCE, import_bfm
 from wm3dr.face_model import parse_face_model, serialize_face_model, write_face_model
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import illumination as reference
 from reference.mesh import normalised
+
 from wm3dr import _native
 
 

@@ -8,6 +8,7 @@ import PIL.ImageOps
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from wm3dr.image import PADDING, network_input, read_rgb
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import mesh as reference
+
 from wm3dr import _native
 
 

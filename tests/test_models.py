@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import wm3dr
 from wm3dr.doctor import examine, read_checksums
 from wm3dr.files import CHECKSUMS, DEFAULT_ENCODER, DEFAULT_FACE_MODEL, MODELS_FOLDER

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import peaks as reference
+
 from wm3dr import _native
 
 # Few values, so that ties are common.

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import raster as reference
+
 from wm3dr import _native
 
 FOCAL = 400.0

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from wm3dr.cli import SAVES
 from wm3dr.files import DEFAULT_ENCODER, DEFAULT_FACE_MODEL
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from wm3dr.threads import usable_threads
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
