@@ -1,8 +1,9 @@
-"""Float encoder file -> static int8 (QDQ), calibrated on photos of the training split; the accuracy lost is measured.
+"""Float encoder file -> static int8 (QDQ), calibrated on photos of the training split; accuracy lost is measured.
 
-Convolutions and what lies between them run on uint8 activations with int8 weights, one scale per output channel. The last
-convolution of each head and the activation part stay float: a coefficient row mixes millimetres, radians and log depth,
-which one scale cannot serve.
+Convolutions and what lies between them run on uint8 activations with int8 weights, one scale per output channel. The
+last convolution of the heatmap stays float, and so does whatever makes coefficient rows: a row mixes millimetres,
+radians and log depth, which one scale cannot serve. Features (contract version 2) leave the graph as they would enter
+the next convolution; the head in the metadata stays float.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def calibration_images(data: Path, photos: int, composites: int) -> list[NDArray
 
 
 def float_nodes(model: onnx.ModelProto) -> list[str]:
-    """Nodes that stay float: those before the first convolution, the last one of each output and what follows it, and
-    arithmetic on shapes.
+    """Nodes that stay float: those before the first convolution, the last one of heatmap and coefficients and what
+    follows it, and arithmetic on shapes.
     """
     makers = {output: node for node in model.graph.node for output in node.output}
     kept: set[str] = set()
@@ -73,7 +74,7 @@ def float_nodes(model: onnx.ModelProto) -> list[str]:
         if node.op_type == "Shape" or not variable:
             kept.add(node.name)
             known.update(node.output)  # a shape, or made of shapes and constants alone
-    waiting = [output.name for output in model.graph.output]
+    waiting = [output.name for output in model.graph.output if output.name != "features"]
     while waiting:
         node = makers.get(waiting.pop())
         if node is None or node.name in kept:
