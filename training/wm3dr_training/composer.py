@@ -8,6 +8,7 @@ with (0, 0) the outer corner of the first pixel.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ def sample_window(
 
 
 def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
-    """Target of the centre loss: 1 at the cell of each centre, Gaussian-reduced around it (σ = 6 % of the face),
+    """Target of the centre loss: 1 at the cell of each centre, Gaussian-reduced around it (σ = 10 % of the face),
     maximum over faces.
     """
     height, width = cells
@@ -136,13 +137,15 @@ def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, ce
     cell = (centers / STRIDE).floor().long()
     inside = (cell >= 0).all(1) & (cell[:, 0] < width) & (cell[:, 1] < height)
     middle = (cell + 0.5) * STRIDE
-    sigma = (0.06 * sizes).clamp_min(0.35 * STRIDE)
+    sigma = (0.1 * sizes).clamp_min(0.6 * STRIDE)
     bump = torch.exp(
         -0.5
         * ((y[None, :, None] - middle[:, 1, None, None]) ** 2 + (x[None, None] - middle[:, 0, None, None]) ** 2)
         / sigma[:, None, None] ** 2
     )
-    target.index_reduce_(0, image_index, bump.clamp_max(0.999), "amax")
+    with warnings.catch_warnings():  # PyTorch calls index_reduce beta, once a process
+        warnings.simplefilter("ignore", UserWarning)
+        target.index_reduce_(0, image_index, bump.clamp_max(0.999), "amax")
     rows = inside.nonzero()[:, 0]
     target[image_index[rows], cell[rows, 1], cell[rows, 0]] = 1.0
     return target[:, None]
