@@ -10,6 +10,11 @@ mod stages;
 
 use pyo3::prelude::*;
 
+/// Results are megabytes that live for a moment. The C library gives such memory back to the system at once and takes it
+/// again page by page, which costs more than most stages; mimalloc keeps it for the next call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]

@@ -7,6 +7,9 @@ use crate::parallel;
 /// Pixels that one thread takes at a time.
 const PIXELS_PER_PART: usize = 8192;
 
+/// Pixels that are passed over together where all are empty.
+const RUN: usize = 16;
+
 /// A raster's numbers and weights, as slices.
 #[derive(Debug, Clone, Copy)]
 pub struct RasterView<'a> {
@@ -77,15 +80,22 @@ struct Mesh<'a> {
 
 fn carry<const C: usize>(mesh: &Mesh, raster: RasterView, out: &mut [f32]) {
     let attributes = mesh.attributes.as_chunks::<C>().0;
-    let pixels = raster.triangle_id.iter().zip(raster.face_id).zip(raster.barycentric);
-    for (out, ((&triangle, &face), weights)) in out.as_chunks_mut::<C>().0.iter_mut().zip(pixels) {
-        if triangle < 0 {
+    let runs = raster.triangle_id.chunks(RUN).zip(raster.face_id.chunks(RUN)).zip(raster.barycentric.chunks(RUN));
+    for (out, ((triangle_id, face_id), barycentric)) in out.as_chunks_mut::<C>().0.chunks_mut(RUN).zip(runs) {
+        // -1 has every bit set, what is drawn has not the highest.
+        if triangle_id.iter().fold(-1, |all, id| all & id) < 0 {
             continue;
         }
-        let attributes = &attributes[face as usize * mesh.vertices..];
-        let [a, b, c] = mesh.triangles[triangle as usize].map(|v| &attributes[v as usize]);
-        for i in 0..C {
-            out[i] = weights[0] * a[i] + weights[1] * b[i] + weights[2] * c[i];
+        let pixels = triangle_id.iter().zip(face_id).zip(barycentric);
+        for (out, ((&triangle, &face), weights)) in out.iter_mut().zip(pixels) {
+            if triangle < 0 {
+                continue;
+            }
+            let attributes = &attributes[face as usize * mesh.vertices..];
+            let [a, b, c] = mesh.triangles[triangle as usize].map(|v| &attributes[v as usize]);
+            for i in 0..C {
+                out[i] = weights[0] * a[i] + weights[1] * b[i] + weights[2] * c[i];
+            }
         }
     }
 }

@@ -16,6 +16,12 @@ const FARTHEST: f32 = (1 << 24) as f32;
 /// In a triangle whose box is smaller than this (steps), edge functions fit 32 bits, [`LANES`] pixels beyond the box too.
 const SMALL: f32 = (1 << 14) as f32;
 
+/// In a triangle whose box is smaller than this (steps), products of differences are whole numbers that float32 holds.
+const TINY: f32 = (1 << 11) as f32;
+
+/// Pixels of a row that are passed over together where all are empty.
+const RUN: usize = 16;
+
 /// Pixels of a row that are tested together: one register on every target.
 const LANES: usize = 4;
 
@@ -34,6 +40,8 @@ pub(super) type Corner = f32x4;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facet {
     corners: [Corner; 3],
+    /// The longer side of its box, steps.
+    size: f32,
     /// Face and triangle.
     ids: [i32; 2],
 }
@@ -42,7 +50,13 @@ impl Facet {
     #[inline(always)]
     pub(super) fn new(corners: &[Corner], triangle: &[i32; 3], ids: [i32; 2]) -> Self {
         let [a, b, c] = triangle.map(|v| corners[v as usize]);
-        Self { corners: [a, c, b], ids }
+        let [width, height, ..] = (a.fast_max(b).fast_max(c) - a.fast_min(b).fast_min(c)).to_array();
+        Self { corners: [a, c, b], size: width.max(height), ids }
+    }
+
+    #[inline(always)]
+    fn is_tiny(&self) -> bool {
+        self.size < TINY
     }
 
     /// The first and last row of an image that it may touch.
@@ -122,14 +136,12 @@ pub(super) fn is_drawn(corners: &[Corner], triangle: &[i32; 3], [width, height]:
 /// Draws the part of a facet that lies in a band, under the given number.
 #[inline(always)]
 pub(super) fn draw(facet: &Facet, number: i32, band: &mut Band) {
-    let [p, q, r] = facet.corners;
     let [x0, y0, x1, y1] = pixel_box(&facet.corners);
     let (x0, y0) = (x0.max(0) as usize, y0.max(band.top as i32) as usize);
     let (x1, y1) = ((x1 as usize).min(band.width - 1), (y1 as usize).min(band.bottom() - 1));
-    let [width, height, ..] = (p.fast_max(q).fast_max(r) - p.fast_min(q).fast_min(r)).to_array();
     // Lanes that overhang must do so on the left: to the right of the image the triangle may go on.
     let blocks = (x1 - x0) / LANES + 1;
-    if width.max(height) < SMALL && blocks * LANES <= band.width {
+    if facet.size < SMALL && blocks * LANES <= band.width {
         let x0 = x0.min(band.width - blocks * LANES);
         fill_small(&facet.corners, &Pixels { x0, x1, y0, y1, number }, blocks, band);
     } else {
@@ -262,15 +274,24 @@ pub(super) fn resolve<'a>(facet: impl Fn(i32) -> &'a Facet, band: Band) {
         .zip(band.depth.chunks_mut(band.width).zip(band.barycentric.chunks_mut(band.width)));
     for (row, ((triangle_id, face_id), (depth, barycentric))) in rows.enumerate() {
         let y = centre(band.top + row) as f32;
-        let pixels = triangle_id.iter_mut().zip(face_id).zip(depth.iter_mut().zip(barycentric));
-        for (column, ((triangle_id, face_id), (depth, barycentric))) in pixels.enumerate() {
-            if *triangle_id == 0 {
-                (*triangle_id, *face_id) = (-1, -1);
+        let runs = triangle_id.chunks_mut(RUN).zip(face_id.chunks_mut(RUN));
+        let runs = runs.zip(depth.chunks_mut(RUN).zip(barycentric.chunks_mut(RUN)));
+        for (run, ((triangle_id, face_id), (depth, barycentric))) in runs.enumerate() {
+            if triangle_id.iter().fold(0, |any, number| any | number) == 0 {
+                triangle_id.fill(-1);
+                face_id.fill(-1);
                 continue;
             }
-            let facet = facet(*triangle_id);
-            [*face_id, *triangle_id] = facet.ids;
-            (*barycentric, *depth) = weights(facet, centre(column) as f32, y);
+            let pixels = triangle_id.iter_mut().zip(face_id).zip(depth.iter_mut().zip(barycentric));
+            for (column, ((triangle_id, face_id), (depth, barycentric))) in pixels.enumerate() {
+                if *triangle_id == 0 {
+                    (*triangle_id, *face_id) = (-1, -1);
+                    continue;
+                }
+                let facet = facet(*triangle_id);
+                [*face_id, *triangle_id] = facet.ids;
+                (*barycentric, *depth) = weights(facet, centre(run * RUN + column) as f32, y);
+            }
         }
     }
 }
@@ -281,9 +302,14 @@ pub(super) fn resolve<'a>(facet: impl Fn(i32) -> &'a Facet, band: Band) {
 #[inline(always)]
 fn weights(facet: &Facet, x: f32, y: f32) -> ([f32; 3], f32) {
     let [[ax, ay, a, _], [cx, cy, c, _], [bx, by, b, _]] = facet.corners.map(|p| p.to_array());
-    let [ax, ay, bx, by, cx, cy] = [ax - x, ay - y, bx - x, by - y, cx - x, cy - y].map(f64::from);
-    // Exact, hence not negative, and positive in sum.
-    let areas = [by * cx - bx * cy, cy * ax - cx * ay, ay * bx - ax * by].map(|area| area as f32);
+    let [ax, ay, bx, by, cx, cy] = [ax - x, ay - y, bx - x, by - y, cx - x, cy - y];
+    // Exact either way, hence not negative, and positive in sum.
+    let areas = if facet.is_tiny() {
+        [by * cx - bx * cy, cy * ax - cx * ay, ay * bx - ax * by]
+    } else {
+        let [ax, ay, bx, by, cx, cy] = [ax, ay, bx, by, cx, cy].map(f64::from);
+        [by * cx - bx * cy, cy * ax - cx * ay, ay * bx - ax * by].map(|area| area as f32)
+    };
     let weights = [areas[0] * a, areas[1] * b, areas[2] * c];
     let scale = 1.0 / (weights[0] + weights[1] + weights[2]);
     (weights.map(|w| w * scale), (areas[0] + areas[1] + areas[2]) * scale)
