@@ -59,7 +59,7 @@ def write_synthetic_model(path: Path, **options) -> wm3dr.FaceModel:
 
 
 def blob_faces(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Crops (n, 192, 192, 3) with a disc and two dots each, and 68 points (n, 68, 2) on an ellipse that moves with it."""
+    """Crops (n, 192, 192, 3) with a disc and two dots each, and 68 points (n, 68, 2) on its edge."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:CROP_SIZE, 0:CROP_SIZE] + 0.5
     images = np.zeros((count, CROP_SIZE, CROP_SIZE, 3), np.uint8)

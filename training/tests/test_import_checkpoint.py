@@ -162,7 +162,7 @@ def test_rotation_vectors_are_those_of_the_conjugated_euler_rotation():
 
 
 def test_names_that_are_not_theirs_are_refused():
-    with pytest.raises(ValueError, match="'backbone.conv1.weight', which is no parameter of WM3DR"):
+    with pytest.raises(ValueError, match=r"'backbone.conv1.weight', which is no parameter of WM3DR"):
         renamed_state({"backbone.conv1.weight": torch.zeros(1)})
 
 
@@ -173,11 +173,11 @@ def test_missing_tensors_and_other_models_are_named(tmp_path, bfm_like):
     with pytest.raises(ValueError, match=r"1 tensors are missing \['neck.p4.bias'\]"):
         import_authors_checkpoint(tmp_path / "short.pth", bfm_like.path, tmp_path / "x.onnx")
     small = write_synthetic_model(tmp_path / "small.safetensors")
-    with pytest.raises(ValueError, match="widths .*'identity': 5.* the checkpoint needs .*'identity': 80"):
+    with pytest.raises(ValueError, match=r"widths .*'identity': 5.* the checkpoint needs .*'identity': 80"):
         import_authors_checkpoint(tmp_path / "short.pth", small.path, tmp_path / "x.onnx")
-    with pytest.raises(FileNotFoundError, match="nothing.pth does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.pth does not exist"):
         import_authors_checkpoint(tmp_path / "nothing.pth", bfm_like.path, tmp_path / "x.onnx")
     (tmp_path / "text.pth").write_text("no checkpoint")
-    with pytest.raises(ValueError, match="text.pth cannot be read"):
+    with pytest.raises(ValueError, match=r"text.pth cannot be read"):
         import_authors_checkpoint(tmp_path / "text.pth", bfm_like.path, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
