@@ -47,6 +47,16 @@ def _saves(_context: click.Context, _option: click.Parameter, value: str) -> tup
     return names
 
 
+def _counts(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(dict.fromkeys(int(part) for part in value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers like 1,5,10") from None
+    if min(counts) < 0:
+        raise click.BadParameter(f"{min(counts)} is no number of faces")
+    return counts
+
+
 @main.command()
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO... | FOLDER")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to; made if new.")
@@ -186,6 +196,62 @@ def doctor() -> None:
     if report.problems:
         sys.exit(1)
     click.secho("nothing is wrong", fg="green")
+
+
+@main.command()
+@click.option("--faces", default="1,2,5,10,20,50,100", show_default=True, callback=_counts, help="Numbers of faces.")
+@click.option("--size", default=512, show_default=True, type=click.IntRange(min=32), help="Side of the photo, pixels.")
+@click.option("--repeats", default=15, show_default=True, type=click.IntRange(min=1), help="Calls behind each median.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads; default: what this process may use.")
+@click.option("--provider", type=click.Choice(sorted(PROVIDERS)), help="Where the encoder runs.")
+@click.option("--encoder", type=click.Path(path_type=Path), help="Another encoder (ONNX).")
+@click.option("--face-model", type=click.Path(path_type=Path), help="Another face model (safetensors).")
+@click.option("--chart", type=click.Path(path_type=Path), help="Save milliseconds against faces as a picture.")
+def bench(
+    faces: tuple[int, ...],
+    size: int,
+    repeats: int,
+    threads: int | None,
+    provider: str | None,
+    encoder: Path | None,
+    face_model: Path | None,
+    chart: Path | None,
+) -> None:
+    """Measure on this machine: milliseconds by stage against the number of faces, as a Markdown table.
+
+    The encoder runs in full on noise; its faces are then planted, so that their number is known. The picture of --chart
+    needs matplotlib (pip install 'wm3dr[bench]').
+    """
+    from . import bench as measuring
+    from .files import DEFAULT_ENCODER, DEFAULT_FACE_MODEL
+    from .threads import check_threads
+
+    with click.progressbar(length=repeats + 1, label="measuring", file=sys.stderr) as bar:
+        measured = _or_exit(
+            lambda: measuring.measure(
+                encoder,
+                face_model,
+                counts=faces,
+                size=size,
+                repeats=repeats,
+                threads=threads,
+                providers=None if provider is None else _providers(provider),
+                progress=lambda: bar.update(1),
+            )
+        )
+    used = check_threads(threads)
+    click.echo(f"{measuring.machine()}; {used} threads; {size} x {size} photo; medians of {repeats}, milliseconds")
+    click.echo(measuring.table(measured))
+    files = (encoder or DEFAULT_ENCODER, face_model or DEFAULT_FACE_MODEL)
+    milliseconds, peak = _or_exit(lambda: measuring.cold_start(*files, used, size))
+    click.echo(f"new process on the CPU: {milliseconds:.0f} ms from import to the first result, {peak:.0f} MiB at most")
+    if chart is not None:
+        curves = {
+            "wm3dr": {m.faces: m.plain for m in measured},
+            "wm3dr with render": {m.faces: m.rendered for m in measured},
+        }
+        _or_exit(lambda: measuring.draw_chart(curves, chart, f"{size} x {size} photo, {used} threads"))
+        click.echo(f"chart: {chart}")
 
 
 @main.group("face-model")

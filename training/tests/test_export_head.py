@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from wm3dr.encoder import Encoder as RuntimeEncoder
 from wm3dr_training.encoder import DeployedEncoder, Encoder, Layout
 from wm3dr_training.export import (
