@@ -206,6 +206,9 @@ class Encoder:
         options.intra_op_num_threads = check_threads(threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Its threads would go on spinning after the network and take the processors from the native code: with render
+        # ten faces then take a third longer.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_mem_pattern = False  # would keep a plan for every size: 290 MB more after two of 1280 x 928
         wanted = _wanted_providers(providers, ort.get_available_providers())
         _check_available(wanted, ort.get_available_providers(), allow_fallback)
