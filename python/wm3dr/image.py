@@ -110,6 +110,24 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
     return NetworkInput(tensor, scale, size)
 
 
+def coarse_input(photo: NetworkInput, side: int) -> NetworkInput:
+    """Return the letterboxed photo reduced by the whole factor that brings its longer side nearest to `side`.
+
+    Each pixel is the mean of a block; places keep the exact scale of the letterbox.
+    """
+    _, channels, height, width = photo.tensor.shape
+    factor = max(1, round(max(photo.size) * photo.scale / side))
+    rows, columns = (-(-length // (factor * MULTIPLE)) * MULTIPLE for length in (height, width))
+    padded = np.full((1, channels, rows * factor, columns * factor), PADDING, np.float32)
+    padded[:, :, :height, :width] = photo.tensor
+    total = np.zeros((1, channels, rows, columns), np.float32)
+    for row in range(factor):
+        for column in range(factor):
+            total += padded[:, :, row::factor, column::factor]
+    total /= np.float32(factor * factor)
+    return NetworkInput(total, photo.scale / factor, photo.size)
+
+
 def read_rgb(source: ImageSource, color: ColorOrder = "rgb") -> NDArray[np.uint8]:
     """Read a photo at full size as uint8 (H, W, 3) RGB.
 
