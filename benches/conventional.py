@@ -15,8 +15,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from wm3dr import _native
-from wm3dr.camera import Camera
-from wm3dr.decode import decode
+from wm3dr.decode import Peaks, decode
 from wm3dr.encoder import Encoder
 from wm3dr.face_model import FaceModel
 from wm3dr.image import network_input, read_rgb
@@ -99,14 +98,12 @@ class Conventional:
     def _decode(self, rows: F32) -> F32:
         """Rows (F, C) -> landmarks (F, 68, 2) in pixels of the crops, which all have the same camera."""
         contract = self.encoder.contract
+        centers = np.full((len(rows), 2), CROP / 2 + contract.stride / 2, np.float32)
         _, faces = decode(
-            rows,
-            np.ones(len(rows), np.float32),
-            np.full((len(rows), 2), CROP / 2 + contract.stride / 2, np.float32),
+            [Peaks(rows, np.ones(len(rows), np.float32), centers, 1.0)],
+            size=(CROP, CROP),
             contract=contract,
             face_model=self.face_model,
-            scale=1.0,
-            default=Camera(contract.focal, (CROP / 2, CROP / 2), (CROP, CROP)),
             camera=None,
             threads=self.threads,
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import click
 import numpy as np
 from scenes import CENTRE, FOCAL, SIZE, face_model, scene
+
 from wm3dr import _native
 
 try:

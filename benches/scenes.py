@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import wm3dr
 from numpy.typing import NDArray
+
+import wm3dr
 from wm3dr import _native
 
 F32 = NDArray[np.float32]

@@ -1,8 +1,9 @@
-"""Every native stage on real sizes: `pytest benches/test_stages.py --benchmark-only`; ratios: `python benches/ratios.py`."""
+"""Every native stage on real sizes: `pytest benches/test_stages.py --benchmark-only`. Ratios: benches/ratios.py."""
 
 import numpy as np
 import pytest
 from scenes import CENTRE, FOCAL, SIZE, face_model, scene
+
 from wm3dr import _native
 
 pytestmark = pytest.mark.parametrize("threads", [1, 2])

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from reference import pose as reference
+
 from wm3dr import _native
 
 vectors = arrays(np.float32, st.tuples(st.integers(0, 4), st.just(3)), elements=st.floats(-4, 4, width=32))
@@ -14,9 +15,7 @@ vectors = arrays(np.float32, st.tuples(st.integers(0, 4), st.just(3)), elements=
 @given(vectors)
 def test_rotations_against_the_axis(vectors):
     got = _native.rotations_from_vectors(vectors)
-    np.testing.assert_allclose(
-        got, reference.rotations_from_vectors(vectors), atol=3e-7
-    )
+    np.testing.assert_allclose(got, reference.rotations_from_vectors(vectors), atol=3e-7)
 
 
 @given(vectors, st.integers(0, 2**31))

@@ -1,7 +1,7 @@
 //! Triangles sorted into bands of rows, so that a band meets only its own.
 
 use super::BAND_ROWS;
-use super::kernel::{self, Corner, Facet};
+use super::kernel::{self, Corner, Facet, LANES};
 
 /// The triangles of one run of a mesh that are to be drawn, and which of them each band needs.
 #[derive(Default)]
@@ -22,9 +22,17 @@ impl Bins {
         // mispredict, where the answers are as good as random.
         let mut drawn = vec![0; triangles.len() + 1];
         let mut count = 0;
-        for (position, triangle) in triangles.iter().enumerate() {
+        let mut keep = |position: usize, bit: u32| {
             drawn[count] = position as u32;
-            count += usize::from(kernel::is_drawn(corners, triangle, side));
+            count += (bit & 1) as usize;
+        };
+        let (fours, rest) = triangles.as_chunks::<LANES>();
+        for (k, four) in fours.iter().enumerate() {
+            let bits = kernel::drawn(corners, four, side);
+            (0..LANES).for_each(|l| keep(k * LANES + l, bits >> l));
+        }
+        for (k, triangle) in rest.iter().enumerate() {
+            keep(fours.len() * LANES + k, u32::from(kernel::is_drawn(corners, triangle, side)));
         }
         let facet = |&position: &u32| {
             let ids = [first[0] as i32, first[1] as i32 + position as i32];
@@ -33,7 +41,7 @@ impl Bins {
         let facets: Vec<_> = drawn[..count].iter().map(facet).collect();
 
         let bands = |facet: &Facet| {
-            let [y0, y1] = facet.rows(size[1]);
+            let [y0, y1] = facet.rows(side);
             y0 / BAND_ROWS..=y1 / BAND_ROWS
         };
         let mut starts = vec![0; size[1].div_ceil(BAND_ROWS) + 1];

@@ -16,14 +16,14 @@ const FARTHEST: f32 = (1 << 24) as f32;
 /// In a triangle whose box is smaller than this (steps), edge functions fit 32 bits, [`LANES`] pixels beyond the box too.
 const SMALL: f32 = (1 << 14) as f32;
 
-/// In a triangle whose box is smaller than this (steps), products of differences are whole numbers that float32 holds.
-const TINY: f32 = (1 << 11) as f32;
+/// In a triangle whose box is smaller than this (steps), products of differences are whole numbers up to 2^24, exact in float32.
+const TINY: f32 = (1 << 12) as f32;
 
 /// Pixels of a row that are passed over together where all are empty.
 const RUN: usize = 16;
 
-/// Pixels of a row that are tested together: one register on every target.
-const LANES: usize = 4;
+/// Pixels of a row, or triangles, that are tested together: one register on every target.
+pub(super) const LANES: usize = 4;
 
 /// Pinhole of the raster.
 pub(super) struct Camera {
@@ -35,13 +35,13 @@ pub(super) struct Camera {
 /// spare.
 pub(super) type Corner = f32x4;
 
-/// A triangle that is to be drawn. Its corners are copied, so that drawing reads memory in order, and turned round to
-/// (a, c, b), so that the area and the inside of every edge are positive.
+/// A triangle that is to be drawn, in one cache line. Its corners are copied, so that drawing reads memory in order, and turned
+/// round to (a, c, b), so that the area and the inside of every edge are positive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facet {
     corners: [Corner; 3],
     /// The longer side of its box, steps.
-    size: f32,
+    longer_side: f32,
     /// Face and triangle.
     ids: [i32; 2],
 }
@@ -51,30 +51,36 @@ impl Facet {
     pub(super) fn new(corners: &[Corner], triangle: &[i32; 3], ids: [i32; 2]) -> Self {
         let [a, b, c] = triangle.map(|v| corners[v as usize]);
         let [width, height, ..] = (a.fast_max(b).fast_max(c) - a.fast_min(b).fast_min(c)).to_array();
-        Self { corners: [a, c, b], size: width.max(height), ids }
+        Self { corners: [a, c, b], longer_side: width.max(height), ids }
     }
 
+    /// The first and last row of the image that it may touch.
     #[inline(always)]
-    fn is_tiny(&self) -> bool {
-        self.size < TINY
-    }
-
-    /// The first and last row of an image that it may touch.
-    #[inline(always)]
-    pub(super) fn rows(&self, height: usize) -> [usize; 2] {
-        let [_, y0, _, y1] = pixel_box(&self.corners);
-        [y0.max(0) as usize, (y1 as usize).min(height - 1)]
+    pub(super) fn rows(&self, size: [i32; 2]) -> [usize; 2] {
+        let [_, y0, _, y1] = pixel_box(&self.corners, size);
+        [y0 as usize, y1 as usize]
     }
 }
 
-/// The box of the pixels (x0, y0, x1, y1) whose centres lie in the box of the corners; empty when first > last.
+/// The box of the pixels (x0, y0, x1, y1) of an image whose centres lie in the box of the corners; empty when first > last.
 #[inline(always)]
-fn pixel_box([a, b, c]: &[Corner; 3]) -> [i32; 4] {
+fn pixel_box([a, b, c]: &[Corner; 3], [width, height]: [i32; 2]) -> [i32; 4] {
     let (low, high) = (a.fast_min(*b).fast_min(*c), a.fast_max(*b).fast_max(*c));
-    let first = (low.fast_trunc_int() + i32x4::splat(STEPS / 2 - 1)) >> STEP_BITS as i32;
-    let last = (high.fast_trunc_int() - i32x4::splat(STEPS / 2)) >> STEP_BITS as i32;
-    let ([x0, y0, ..], [x1, y1, ..]) = (first.to_array(), last.to_array());
-    [x0, y0, x1, y1]
+    let first = first_centre(low).to_array();
+    let last = last_centre(high).to_array();
+    [first[0].max(0), first[1].max(0), last[0].min(width - 1), last[1].min(height - 1)]
+}
+
+/// The first pixels whose centres are not below `low` steps.
+#[inline(always)]
+fn first_centre(low: f32x4) -> i32x4 {
+    (low.fast_trunc_int() + i32x4::splat(STEPS / 2 - 1)) >> STEP_BITS as i32
+}
+
+/// The last pixels whose centres are not above `high` steps.
+#[inline(always)]
+fn last_centre(high: f32x4) -> i32x4 {
+    (high.fast_trunc_int() - i32x4::splat(STEPS / 2)) >> STEP_BITS as i32
 }
 
 /// Some rows of the result. While they are drawn, `triangle_id` holds the number of the facet, from 1, and `depth` its
@@ -116,32 +122,52 @@ pub(super) fn project(vertices: &[[f32; 3]], camera: &Camera, corners: &mut [Cor
     }
 }
 
-/// Whether a triangle is to be drawn: not if it faces away, is cut by the near plane or misses every pixel centre of the
-/// image.
+/// Which triangles are to be drawn, one bit each: not those that face away, are cut by the near plane or miss every pixel centre
+/// of the image.
+///
+/// Counter-clockwise seen from outside is clockwise in coordinates whose y points down: a negative area.
 #[inline(always)]
-pub(super) fn is_drawn(corners: &[Corner], triangle: &[i32; 3], [width, height]: [i32; 2]) -> bool {
+pub(super) fn drawn(corners: &[Corner], triangles: &[[i32; 3]; LANES], size: [i32; 2]) -> u32 {
+    let corner = |k: usize| f32x4::transpose(std::array::from_fn(|l| corners[triangles[l][k] as usize]));
+    let ([ax, ay, az, _], [bx, by, bz, _], [cx, cy, cz, _]) = (corner(0), corner(1), corner(2));
+    let (low_x, high_x) = (ax.fast_min(bx).fast_min(cx), ax.fast_max(bx).fast_max(cx));
+    let (low_y, high_y) = (ay.fast_min(by).fast_min(cy), ay.fast_max(by).fast_max(cy));
+    let longest = (high_x - low_x).fast_max(high_y - low_y);
+    if !longest.simd_lt(f32x4::splat(TINY)).all() {
+        let bit = |l: usize| u32::from(is_drawn(corners, &triangles[l], size)) << l;
+        return (0..LANES).map(bit).sum();
+    }
+    // Exact: products of differences of tiny triangles.
+    let area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax);
+    let zero = f32x4::splat(0.0);
+    let end = size.map(|side| f32x4::splat((side * STEPS - 1) as f32));
+    let beside = first_centre(low_x.fast_max(zero)).simd_gt(last_centre(high_x.fast_min(end[0])));
+    let above = first_centre(low_y.fast_max(zero)).simd_gt(last_centre(high_y.fast_min(end[1])));
+    let missed: f32x4 = bytemuck::cast(beside | above);
+    let kept = area.simd_lt(zero) & az.fast_min(bz).fast_min(cz).simd_gt(zero);
+    kept.to_bitmask() & !missed.to_bitmask()
+}
+
+/// [`drawn`] for one triangle of any size. Differences are exact in float32, their products in float64.
+pub(super) fn is_drawn(corners: &[Corner], triangle: &[i32; 3], size: [i32; 2]) -> bool {
     let corners = triangle.map(|v| corners[v as usize]);
-    let [x0, y0, x1, y1] = pixel_box(&corners);
+    let [x0, y0, x1, y1] = pixel_box(&corners, size);
     let [a, b, c] = corners;
     let nearest = a.fast_min(b).fast_min(c).to_array()[2];
-    // Counter-clockwise seen from outside is clockwise in coordinates whose y points down: a negative area. Differences are
-    // exact in float32, their products in float64.
     let ([px, py, ..], [qx, qy, ..]) = ((b - a).to_array(), (c - a).to_array());
     let area = f64::from(px) * f64::from(qy) - f64::from(py) * f64::from(qx);
-    // No short circuits: a mispredicted branch costs more than all of these.
-    let seen = (x0.max(0) <= x1.min(width - 1)) & (y0.max(0) <= y1.min(height - 1));
-    (nearest > 0.0) & seen & (area < 0.0)
+    nearest > 0.0 && x0 <= x1 && y0 <= y1 && area < 0.0
 }
 
 /// Draws the part of a facet that lies in a band, under the given number.
 #[inline(always)]
 pub(super) fn draw(facet: &Facet, number: i32, band: &mut Band) {
-    let [x0, y0, x1, y1] = pixel_box(&facet.corners);
-    let (x0, y0) = (x0.max(0) as usize, y0.max(band.top as i32) as usize);
-    let (x1, y1) = ((x1 as usize).min(band.width - 1), (y1 as usize).min(band.bottom() - 1));
+    let [x0, y0, x1, y1] =
+        pixel_box(&facet.corners, [band.width as i32, band.bottom() as i32]).map(|side| side as usize);
+    let y0 = y0.max(band.top);
     // Lanes that overhang must do so on the left: to the right of the image the triangle may go on.
     let blocks = (x1 - x0) / LANES + 1;
-    if facet.size < SMALL && blocks * LANES <= band.width {
+    if facet.longer_side < SMALL && blocks * LANES <= band.width {
         let x0 = x0.min(band.width - blocks * LANES);
         fill_small(&facet.corners, &Pixels { x0, x1, y0, y1, number }, blocks, band);
     } else {
@@ -304,7 +330,7 @@ fn weights(facet: &Facet, x: f32, y: f32) -> ([f32; 3], f32) {
     let [[ax, ay, a, _], [cx, cy, c, _], [bx, by, b, _]] = facet.corners.map(|p| p.to_array());
     let [ax, ay, bx, by, cx, cy] = [ax - x, ay - y, bx - x, by - y, cx - x, cy - y];
     // Exact either way, hence not negative, and positive in sum.
-    let areas = if facet.is_tiny() {
+    let areas = if facet.longer_side < TINY {
         [by * cx - bx * cy, cy * ax - cx * ay, ay * bx - ax * by]
     } else {
         let [ax, ay, bx, by, cx, cy] = [ax, ay, bx, by, cx, cy].map(f64::from);
