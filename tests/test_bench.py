@@ -13,7 +13,7 @@ from wm3dr.cli import main
 @pytest.mark.parametrize("make", [planted_encoder, planted_encoder_with_head])
 def test_planted_faces_are_where_and_as_high_as_planted(tmp_path, face_model, make):
     planted = bench.PlantedEncoder(make(tmp_path / "encoder.onnx", face_model), threads=1)
-    planted.plant(face_model, 6, (256, 160))
+    planted.plant(face_model, 6, (256, 160))  # less than LARGEST apart
     model = wm3dr.Reconstructor(planted, face_model, threads=1)
     result = model.reconstruct(np.zeros((160, 256, 3), np.uint8))
     assert len(result) == 6

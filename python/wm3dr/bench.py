@@ -31,7 +31,9 @@ COUNTS = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of faces."""
 STAGES = ("preprocess", "encode", "peaks", "decode", "render")
 FILL = 0.8
-"""Height of a planted face over the distance of two."""
+"""Height of a planted face over the distance of two, up to `LARGEST`."""
+LARGEST = 220.0
+"""Greatest height of a planted face, network pixels: of the sizes that the network knows."""
 CHART_COMMAND = "pip install 'wm3dr[bench]'"
 _COLD_START = """
 import sys, time
@@ -72,13 +74,16 @@ class PlantedEncoder(Encoder):
         number = np.arange(faces)
         x, y = (number % columns + 0.5) * size[0] / columns, (number // columns + 0.5) * size[1] / rows
         self._cells = np.stack([y, x], 1).astype(np.int32) // self.contract.stride
-        self._rows = planted_rows(self, face_model, faces, FILL * step)
+        self._rows = planted_rows(self, face_model, faces, min(FILL * step, LARGEST))
+        self._planted_size = size
 
     def predict(self, image: F32) -> tuple[F32, F32]:
-        """Run the network; the heatmap is 1 at the planted faces and 0 elsewhere."""
+        """Run the network; the heatmap is 1 at the planted faces and 0 elsewhere, and in smaller inputs."""
         heatmap, maps = super().predict(image)
         heatmap = np.zeros_like(heatmap)
-        heatmap[0, 0, self._cells[:, 0], self._cells[:, 1]] = 1.0
+        width, height = self._planted_size
+        if image.shape[2] >= height and image.shape[3] >= width:
+            heatmap[0, 0, self._cells[:, 0], self._cells[:, 1]] = 1.0
         return heatmap, maps
 
     def rows(self, maps: F32, cells: NDArray[np.int32]) -> F32:

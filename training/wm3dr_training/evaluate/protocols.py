@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import wm3dr
 from numpy.typing import NDArray
-from wm3dr import Camera, _native
-from wm3dr.decode import decode
-from wm3dr.image import network_input
 
+import wm3dr
+from wm3dr import _native
+from wm3dr.decode import Peaks, decode
+from wm3dr.image import network_input
 from wm3dr_training.data.landmarks import MEDIAPIPE_68, landmark_box
 from wm3dr_training.data.records import require
 from wm3dr_training.data.skin import skin_mask
@@ -249,15 +249,13 @@ def nine_cells(reconstructor: wm3dr.Reconstructor, prediction: Prediction) -> ND
     cells = np.array([row, column]) + steps
     inside = (cells >= 0).all(axis=1) & (cells < maps.shape[2:]).all(axis=1)
     cells = np.ascontiguousarray(cells[inside], np.int32)
-    width, height = photo.size
+    centers = (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
+    rows = reconstructor.encoder.rows(maps[0], cells)
     _, faces = decode(
-        reconstructor.encoder.rows(maps[0], cells),
-        np.ones(len(cells), np.float32),
-        (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride),
+        [Peaks(rows, np.ones(len(cells), np.float32), centers, photo.scale)],
+        size=photo.size,
         contract=contract,
         face_model=reconstructor.face_model,
-        scale=photo.scale,
-        default=Camera(contract.focal / photo.scale, (width / 2, height / 2), photo.size),
         camera=None,
         threads=reconstructor.threads,
     )
