@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import wm3dr
 from numpy.typing import NDArray
+
+import wm3dr
 from wm3dr.face_model import FaceModelMetadata, write_face_model
 from wm3dr_training.bank import CROP_SIZE, N_LANDMARKS, N_MEDIAPIPE
 

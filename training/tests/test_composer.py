@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic import write_synthetic_labels
+
 from wm3dr_training import augment
 from wm3dr_training.bank import CROP_SIZE, FACE_SIZE, MIRROR_68, N_LANDMARKS, BackgroundBank, FaceBank, load_bank
 from wm3dr_training.composer import (
@@ -85,7 +86,7 @@ def test_single_face_carries_its_points(monkeypatch, mirrored):
 
 
 def _rand_with_coin(real, mirrored: bool):
-    """torch.rand whose one-dimensional draws decide to mirror always or never; the composer's other draws are 2-D or scaled."""
+    """torch.rand whose one-dimensional draws in `batch` decide to mirror always or never."""
 
     def rand(*args, **kwargs):
         drawn = real(*args, **kwargs)
@@ -106,7 +107,9 @@ def test_pasted_faces_carry_their_points(monkeypatch, row):
     """Row 0 has a crop of twice the resolution, row 1 has none."""
     no_augmentation(monkeypatch)
     dark = BackgroundBank(torch.zeros((2, 384, 384, 3), dtype=torch.uint8))
-    settings = config(2, size=320, batch=12, smallest_face=70.0, largest_face=180.0, negative_share=0.0, largest_count=1)
+    settings = config(
+        2, size=320, batch=12, smallest_face=70.0, largest_face=180.0, negative_share=0.0, largest_count=1
+    )
     monkeypatch.setattr("wm3dr_training.composer.PLAIN_SHARE", 0.0)
     composer = MultiFaceComposer(dot_bank(), dark, settings, torch.Generator().manual_seed(6))
     batch = composer.batch(lambda n: torch.full((n,), row, dtype=torch.long))
@@ -157,7 +160,9 @@ def test_affine_turns_scales_and_mirrors():
         torch.tensor([[50.0, 60.0]]), torch.tensor([48.0]), torch.tensor([math.pi / 2]), torch.tensor([False])
     )
     middle = torch.tensor([[[CROP_SIZE / 2, CROP_SIZE / 2], [CROP_SIZE / 2 + 10, CROP_SIZE / 2]]])
-    np.testing.assert_allclose(map_points(affine, middle)[0], [[50, 60], [50, 65]], atol=1e-4)  # half size, quarter turn
+    np.testing.assert_allclose(
+        map_points(affine, middle)[0], [[50, 60], [50, 65]], atol=1e-4
+    )  # half size, quarter turn
     bank = dot_bank()
     upright = crop_affines(torch.tensor([[96.0, 96.0]]), torch.tensor([96.0]), torch.zeros(1), torch.tensor([True]))
     points, _ = face_points(bank, torch.tensor([0]), upright, torch.tensor([True]))
@@ -187,7 +192,9 @@ def test_augmentation_stays_in_range_and_shape(name):
 def test_jpeg_and_blur_keep_what_they_should():
     generator = torch.Generator().manual_seed(0)
     plain = torch.full((2, 3, 32, 32), 100.0)
-    assert (augment.jpeg(plain, generator, probability=1.0) - plain).abs().max() < 9  # one quantisation step of the mean
+    assert (
+        augment.jpeg(plain, generator, probability=1.0) - plain
+    ).abs().max() < 9  # one quantisation step of the mean
     assert torch.allclose(augment.blur(plain, generator, probability=1.0), plain, atol=1e-3)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from wm3dr_training.encoder import BACKBONES, AggregationNeck, Encoder, Layout, ScaledL2Norm, load_imagenet
 
 LAYOUT = Layout(6, 4, 3)

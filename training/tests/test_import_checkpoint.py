@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-import wm3dr
 from click.testing import CliRunner
 from synthetic import write_synthetic_model
 from torch.nn import functional
+
+import wm3dr
 from wm3dr_training.cli import main
 from wm3dr_training.import_checkpoint import import_authors_checkpoint, renamed_state, rotation_vectors_from_euler
 

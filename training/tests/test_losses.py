@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+
 from wm3dr_training import losses
 
 RNG = torch.Generator().manual_seed(4)
@@ -96,7 +97,9 @@ def test_agreement_loss_by_hand():
 
 CASES = {
     "center": lambda x: losses.center_loss(x.view(1, 1, 2, 6), torch.tensor([1, 0, 0.3, -1] * 3).view(1, 1, 2, 6), 4.0),
-    "photometric": lambda x: losses.photometric_loss(x.view(1, 3, 2, 2), numbers_fixed(1, 3, 2, 2), torch.ones(1, 1, 2, 2)),
+    "photometric": lambda x: losses.photometric_loss(
+        x.view(1, 3, 2, 2), numbers_fixed(1, 3, 2, 2), torch.ones(1, 1, 2, 2)
+    ),
     "perceptual": lambda x: losses.perceptual_loss(x.view(2, 6), numbers_fixed(2, 6)),
     "landmark": lambda x: losses.landmark_loss(x.view(2, 3, 2), numbers_fixed(2, 3, 2), torch.tensor([20.0, 1.0, 0.0])),
     "scaled_landmark": lambda x: losses.scaled_landmark_loss(

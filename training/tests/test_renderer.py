@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic import write_synthetic_model
+
 from wm3dr import _native
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.renderer import NativeTriangleIds, PyTorch3DTriangleIds, render

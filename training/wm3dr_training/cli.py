@@ -118,7 +118,6 @@ def training_config(stage: int, profile: str, **options: Any) -> TrainConfig:
         An unknown loss term or setting, or a value out of range.
     """
     from wm3dr.files import DEFAULT_FACE_MODEL
-
     from wm3dr_training.config import fast_stage, paper_stage
 
     labels = Path(options["labels"])

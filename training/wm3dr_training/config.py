@@ -47,7 +47,7 @@ class TrainConfig:
     sources: tuple[str, ...]
     backbone: str = "efficientnet_lite0"
     size: int = 128  # px, side of the square input
-    batch: int = 48  # images a step
+    batch: int = 48  # images a step, and process
     iterations: int = 0  # steps; 0: until `minutes`
     minutes: float = 0.0  # wall-clock budget over all resumed parts; 0: until `iterations`
     learning_rate: float = 1e-3

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wm3dr_training import parallel
 from wm3dr_training.bank import N_MEDIAPIPE, FaceBank, load_backgrounds, load_bank
 from wm3dr_training.composer import MultiFaceComposer, SingleFaceComposer
 from wm3dr_training.config import TrainConfig
@@ -49,7 +50,8 @@ class Data:
         self.config, self.bank, self.validation = config, bank, validation
         self.composer, self.points, self.generator = composer, points, generator
         has_manual = (bank.weights[:, 17:68].sum(1) > 50).cpu()
-        self.pools = [has_manual.nonzero()[:, 0], (~has_manual).nonzero()[:, 0]]  # manual landmarks or not
+        own = slice(parallel.rank(), None, parallel.world_size())
+        self.pools = [kind.nonzero()[own, 0] for kind in (has_manual, ~has_manual)]  # manual landmarks or not
         self.orders = [pool[torch.randperm(len(pool))] for pool in self.pools]
         self.positions = [0, 0]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import wm3dr
 from torch import Tensor, nn
 
+import wm3dr
 from wm3dr_training.encoder import Encoder, Layout
 from wm3dr_training.export import contract_metadata, export_module, parity
 

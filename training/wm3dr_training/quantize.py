@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import wm3dr
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from wm3dr.image import network_input
 
+import wm3dr
+from wm3dr.image import network_input
 from wm3dr_training.data.sources import BACKGROUND_PACK, MANUAL_PACKS, read_pack
 from wm3dr_training.evaluate.composites import AnnotatedFace, make_composites
 from wm3dr_training.evaluate.data import Outcome, Setting

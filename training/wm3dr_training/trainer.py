@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wm3dr_training.checkpoint import load_checkpoint, save_checkpoint
+from wm3dr_training import parallel
+from wm3dr_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data_setup import Data, load_data
 from wm3dr_training.encoder import Encoder, load_imagenet
@@ -40,15 +41,15 @@ class Averaged:
 
 
 class Trainer:
-    """One run, resumable: `Trainer(config, folder).run()`."""
+    """One run, resumable: `Trainer(config, folder).run()`. Under torchrun every process has its part of the photos."""
 
     def __init__(self, config: TrainConfig, folder: Path, device: str = "cpu", start_from: Path | None = None) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise RuntimeError(f"'device' is {device!r}, but torch sees no CUDA device")
-        self.config, self.folder, self.device = config, folder, torch.device(device)
+        self.config, self.folder, self.device = config, folder, parallel.start(torch.device(device))
         folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        torch.manual_seed(config.seed + parallel.rank())
+        self.generator = torch.Generator(self.device).manual_seed(config.seed + parallel.rank())
         self.face_model = FaceModel.load(config.face_model).to(self.device)
         self.data: Data = load_data(config, self.device, self.generator)
         self.encoder = Encoder(config.backbone, self.face_model.layout, self.face_model.blendshapes).to(self.device)
@@ -60,6 +61,7 @@ class Trainer:
             self.encoder.load_state_dict(load_checkpoint(start_from, None, self.face_model)["average"])
         elif state is None:
             load_imagenet(self.encoder, config.backbone)
+        parallel.same_start(self.encoder)
         self.encoder.to(memory_format=torch.channels_last)
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(not name.startswith(config.frozen) if config.frozen else True)
@@ -89,10 +91,15 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.skipped = state["skipped"]
-        self.generator.set_state(state["generator"].cpu())
-        self.data.restore(state["sampler"])
+        own = [{"generator": state["generator"], "sampler": state["sampler"]}, *state.get("others", [])]
+        if len(own) != parallel.world_size():
+            raise CheckpointError(f"the checkpoint is of {len(own)} processes, now there are {parallel.world_size()}")
+        self.generator.set_state(own[parallel.rank()]["generator"].cpu())
+        self.data.restore(own[parallel.rank()]["sampler"])
 
     def _state(self) -> dict:
+        """Everything to go on exactly; called by all processes together."""
+        first, *others = parallel.gathered({"generator": self.generator.get_state(), "sampler": self.data.state()})
         return {
             "encoder": self.encoder.state_dict(),
             "average": self.average.module.state_dict(),
@@ -102,8 +109,9 @@ class Trainer:
             "seconds": self.seconds,
             "best": self.best,
             "skipped": self.skipped,
-            "generator": self.generator.get_state(),
-            "sampler": self.data.state(),
+            "generator": first["generator"],
+            "sampler": first["sampler"],
+            "others": others,
         }
 
     def progress(self) -> float:
@@ -138,6 +146,7 @@ class Trainer:
         total, terms = self.objective(self.encoder, features.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        parallel.average_gradients(self.encoder.parameters())
         norm = nn.utils.clip_grad_norm_(self.encoder.parameters(), self.config.clip)
         if not torch.isfinite(norm):  # CPU-GPU sync point, once a step
             self.skipped += 1
@@ -152,56 +161,70 @@ class Trainer:
 
     def run(self) -> dict[str, float]:
         """Train until the budget is spent; returns the last validation measures."""
-        started, before, sums, count, measures = time.monotonic(), self.seconds, {}, 0, {}
+        started, before, sums, counts, measures = time.monotonic(), self.seconds, {}, {}, {}
+        first = parallel.rank() == 0
         while self.progress() < 1.0:
             terms = self.train_step()
             self.step += 1
-            self.seconds = before + time.monotonic() - started
-            if terms is not None:
-                count += 1
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value
+            self.seconds = parallel.from_first(before + time.monotonic() - started, self.device)
+            for name, value in (terms or {}).items():  # a step without large faces has no image terms
+                sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
             done = self.progress() >= 1.0
-            if self.step % self.config.log_every == 0 or done:
-                self._log({name: value / max(count, 1) for name, value in sums.items()}, count)
-                sums, count = {}, 0
-            if self.step % self.config.validate_every == 0 or done:
+            if first and (self.step % self.config.log_every == 0 or done):
+                self._log({name: value / counts[name] for name, value in sums.items()})
+                sums, counts = {}, {}
+            if first and (self.step % self.config.validate_every == 0 or done):
                 measures = validate(self.average.module, self.face_model, self.data, self.config)
                 self._write("validation.csv", {"step": self.step, "minutes": self.seconds / 60} | measures)
-                if measures["nme51"] < self.best:
-                    self.best = measures["nme51"]
+                error = measures.get("nme51", measures.get("dense", math.inf))
+                if error < self.best:
+                    self.best = error
                     save_checkpoint(
                         self.folder / "best.pt",
                         self.config,
                         self.face_model,
                         {"average": self.average.module.state_dict(), "step": self.step, "measures": measures},
                     )
-            if self.step % self.config.picture_every == 0 or done:
+            if first and (self.step % self.config.picture_every == 0 or done):
                 self.objective.picture(
                     self.average.module,
                     self.data.composer.batch(self.data.draw),
                     self.folder / f"step{self.step:06d}.png",
                 )
             if self.step % self.config.checkpoint_every == 0 or done:
-                save_checkpoint(self.folder / "last.pt", self.config, self.face_model, self._state())
+                state = self._state()
+                if first:
+                    save_checkpoint(self.folder / "last.pt", self.config, self.face_model, state)
+                parallel.from_first(0.0, self.device)  # nobody goes on before the file is there
         return measures
 
-    def _log(self, terms: dict[str, float], count: int) -> None:
+    def _log(self, terms: dict[str, float]) -> None:
         row = {"step": self.step, "minutes": self.seconds / 60, "rate": self.learning_rate(), "skipped": self.skipped}
-        row["images_per_second"] = self.step * self.config.batch / max(self.seconds, 1e-9)
+        row["images_per_second"] = self.step * self.config.batch * parallel.world_size() / max(self.seconds, 1e-9)
         self._write("training.csv", row | terms)
 
     def _write(self, name: str, row: dict[str, float]) -> None:
-        path = self.folder / name
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        append_row(self.folder / name, row)
         print(name.split(".")[0], " ".join(f"{k}={v:.4g}" for k, v in row.items()), flush=True)
 
 
-def tensor_to_numpy(value: Tensor) -> np.ndarray:
-    """Detached copy on the CPU."""
-    return value.detach().cpu().numpy()
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Append a row to a CSV file with a header; names it does not have yet are added as columns."""
+    old: list[dict[str, str]] = []
+    names: list[str] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or [])
+            old = list(reader) if set(row) - set(names) else []
+    fresh = [name for name in row if name not in names]
+    names += fresh
+    target = path.with_suffix(".partial.csv") if old else path
+    with target.open("w" if old else "a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=names, restval="")
+        if fresh:
+            writer.writeheader()
+            writer.writerows(old)
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    if old:
+        os.replace(target, path)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import wm3dr
 
+import wm3dr
 from wm3dr_training.data.records import MissingDataError
 from wm3dr_training.evaluate.data import Outcome, Setting
 from wm3dr_training.evaluate.protocols import OWN_PROTOCOLS

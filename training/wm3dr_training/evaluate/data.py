@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import wm3dr
 from numpy.typing import NDArray
 
+import wm3dr
 from wm3dr_training.data.records import MissingDataError, Record, require
 from wm3dr_training.data.sources import BACKGROUND_PACK, MANUAL_PACKS, read_pack
 from wm3dr_training.evaluate.composites import AnnotatedFace

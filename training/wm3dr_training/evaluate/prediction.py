@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import wm3dr
 from numpy.typing import NDArray
 
+import wm3dr
 from wm3dr_training.data.landmarks import landmark_box
 from wm3dr_training.data.records import CorruptImageError, Record
 from wm3dr_training.evaluate.metrics import best_overlap
