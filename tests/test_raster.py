@@ -58,7 +58,7 @@ def test_agrees_with_the_twin_that_snaps_alike(seed, step):
     assert sure.sum() >= 0.97 * (twin.triangle_id >= 0).sum()
 
 
-@settings(max_examples=15)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31))
 def test_snapping_moves_only_what_lies_on_an_edge(seed):
     vertices, triangles = scene(seed, step=9.0)
@@ -69,8 +69,8 @@ def test_snapping_moves_only_what_lies_on_an_edge(seed):
     # A pixel centre changes hands only within 1/256 px of an edge: of about 0.2 px of edge per pixel, some 0.2 %.
     assert differs.mean() < 0.01
     same = ~differs & (triangle_id >= 0) & (exact.second - exact.depth > 0.05)
-    np.testing.assert_allclose(depth[same], exact.depth[same], rtol=1e-3)
-    # Corners move by at most 1/512 px per axis. Against the height of the triangle (some px; slivers excepted).
+    # Corners move by at most 1/512 px per axis: little against the height of a triangle (some px), slivers excepted.
+    assert np.quantile(np.abs(depth[same] / exact.depth[same] - 1), 0.98) < 1e-3
     error = np.abs(barycentric[same] - exact.barycentric[same]).max(-1)
     assert np.quantile(error, 0.95) < 2e-3
 
