@@ -122,6 +122,7 @@ def rasterize(
     principal_point: tuple[float, float],
     size: tuple[int, int],  # width, height
     threads: int,
+    split: bool = False,  # triangle_id and barycentric of the mesh refined once from this one (CONVENTIONS.md §5)
 ) -> tuple[_I32, _I32, _F32, _F32]: ...  # triangle_id (H, W), face_id (H, W), depth (H, W), barycentric (H, W, 3)
 def interpolate(
     triangle_id: _I32,  # (H, W)

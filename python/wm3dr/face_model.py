@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,15 @@ class FaceModel:
     def triangles(self) -> NDArray[np.int32]:
         """(T, 3) vertex numbers, counter-clockwise seen from outside."""
         return self.native.triangles
+
+    @cached_property
+    def stored_triangles(self) -> NDArray[np.int32]:
+        """(T0, 3) vertex numbers of the mesh before refinement: its triangle k became 4k … 4k+3 (CONVENTIONS.md §5)."""
+        if not self.metadata.subdivisions:
+            return self.triangles
+        stored = np.ascontiguousarray(self.triangles.reshape(-1, 4, 3)[:, :3, 0])
+        stored.flags.writeable = False
+        return stored
 
     @property
     def landmark_vertices(self) -> NDArray[np.int32]:

@@ -10,7 +10,8 @@ use crate::errors::raised;
 type Out<'py, T> = Bound<'py, PyArrayDyn<T>>;
 
 #[pyfunction]
-#[allow(clippy::type_complexity)] // the four maps of a raster
+#[pyo3(signature = (vertices_camera, triangles, focal, principal_point, size, threads, split=false))]
+#[allow(clippy::type_complexity, clippy::too_many_arguments)] // the four maps of a raster; meshes and a camera
 pub(crate) fn rasterize<'py>(
     py: Python<'py>,
     vertices_camera: &Bound<'py, PyAny>,
@@ -19,12 +20,19 @@ pub(crate) fn rasterize<'py>(
     principal_point: (f32, f32),
     size: (usize, usize),
     threads: usize,
+    split: bool,
 ) -> PyResult<(Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>)> {
     let vertices = Array::<f32>::new("vertices_camera", vertices_camera, &[Any("F"), Any("N"), Is(3)])?;
     let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
     let (faces, v, t) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
     let out = py
-        .detach(|| raster::rasterize(v, faces, t, focal, principal_point.into(), size.into(), threads))
+        .detach(|| {
+            let mut out = raster::rasterize(v, faces, t, focal, principal_point.into(), size.into(), threads)?;
+            if split {
+                raster::split(&mut out, t.len(), threads)?;
+            }
+            Ok(out)
+        })
         .map_err(raised)?;
     let [width, height] = out.size;
     Ok((

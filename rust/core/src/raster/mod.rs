@@ -3,7 +3,8 @@
 //! One depth buffer serves all faces. Four steps, each parallel: project the vertices and snap them to 1/256 pixel; drop
 //! triangles that face away or miss every pixel centre, copy the rest and sort them into bands of rows ([`bins`]); draw
 //! each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in the cache, turn that into
-//! barycentrics and depth. Attributes are interpolated afterwards, once per pixel ([`interpolate`]).
+//! barycentrics and depth. Attributes are interpolated afterwards, once per pixel ([`interpolate`]). A mesh refined from a stored one
+//! is drawn as that one; which part of a triangle a pixel sees follows from the weights ([`split`]).
 //!
 //! Edge functions are exact integers, so a pixel centre on a shared edge belongs to exactly one of its triangles. A
 //! band's triangles are drawn in the order (face, triangle) and replace only what is farther, so that the result does not
@@ -12,6 +13,7 @@
 mod bins;
 mod interpolate;
 mod kernel;
+mod split;
 
 use crate::check;
 use crate::error::{Error, Result};
@@ -20,6 +22,7 @@ use bins::Bins;
 use kernel::Corner;
 
 pub use interpolate::{RasterView, interpolate};
+pub use split::split;
 
 /// Triangles that reach nearer than this (mm) are dropped.
 pub const NEAR_MM: f32 = 1.0;
