@@ -121,9 +121,7 @@ class DenseFaces:
     @property
     def raster(self) -> RasterBuffers:
         """What is seen at each pixel of the caller's image."""
-        return self._once(
-            "raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads)
-        )
+        return self._once("raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads))
 
     @property
     def raster_color(self) -> NDArray[np.uint8]:
