@@ -118,8 +118,11 @@ def raster(faces: int, height: float, threads: int) -> Calls:
             count = len(triangles)
             Sim3DR_Cython.rasterize(image, vertices, triangles, color, depth, count, rows, width, 3, reverse=False)
 
-    def maps():
-        return _native.rasterize(s.vertices, triangles, FOCAL, CENTRE, SIZE, threads)
+    stored = face_model().stored_triangles
+    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+
+    def maps():  # as the library draws: the stored mesh, then the parts of its triangles
+        return _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
 
     def colored() -> None:
         triangle_id, face_id, _, barycentric = maps()
@@ -131,7 +134,7 @@ def raster(faces: int, height: float, threads: int) -> Calls:
 
 def after_encoder(faces: int, threads: int) -> Calls:
     """All that a result needs, without and with the picture."""
-    native, s = face_model().native, scene(faces, 200)
+    native, s, stored = face_model().native, scene(faces, 200), face_model().stored_triangles
     rng = np.random.default_rng(1)
     columns = native.n_identity + native.n_expression + native.n_albedo + 33
     heatmap = np.zeros((64, 64), np.float32)
@@ -159,7 +162,8 @@ def after_encoder(faces: int, threads: int) -> Calls:
 
     def rendered() -> None:
         vertices, colors = dense()
-        maps = _native.rasterize(vertices, native.triangles, FOCAL, CENTRE, SIZE, threads)
+        corners = np.ascontiguousarray(vertices[:, : stored.max() + 1])
+        maps = _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
         _native.interpolate(maps[0], maps[1], maps[3], native.triangles, colors, threads)
 
     return {"landmarks, pose, boxes": sparse, "+ vertices, normals, colours": dense, "+ raster": rendered}
