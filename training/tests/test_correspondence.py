@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trimesh
+
 from wm3dr_training.data import landmark_fit, register_mediapipe
 from wm3dr_training.data.landmark_fit import PointModel, fit_landmarks, project_with_jacobian, rotation_from_vector
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wm3dr
 from click.testing import CliRunner
+
+import wm3dr
 from wm3dr_training.face_model.albedo import Samples, delight, principal_modes, tone_balance
 from wm3dr_training.face_model.build import build_face_model, contour_region
 from wm3dr_training.face_model.geometry import (

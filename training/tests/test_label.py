@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+
 from wm3dr_training.data import arrays, crops, detector, label, mesh_client, quality
 from wm3dr_training.data.correspondence import load_correspondence
 from wm3dr_training.data.landmarks import MEDIAPIPE_68, N_MEDIAPIPE

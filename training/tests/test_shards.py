@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from wm3dr_training.data.shards import pack, unpack
 
 

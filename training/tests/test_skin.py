@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
 from wm3dr_training.data import arrays, skin
 from wm3dr_training.data.correspondence import load_correspondence
 from wm3dr_training.data.landmarks import N_MEDIAPIPE, visible478

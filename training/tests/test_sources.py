@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+
 from wm3dr_training.data import external, sources
 from wm3dr_training.data.landmarks import (
     MEDIAPIPE_68,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from wm3dr.face_model import FaceModelMetadata, parse_face_model
 
+from wm3dr.face_model import FaceModelMetadata, parse_face_model
 from wm3dr_training.encoder import DEPTH_OFFSET, FOCAL, Layout
 
 UNIT_MM = 100.0  # one unit of the raw depth

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
 from wm3dr import _native
 
 

@@ -7,6 +7,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
+
 from wm3dr.face_model import FaceModelMetadata, write_face_model
 
 from ..data.correspondence import load_correspondence
