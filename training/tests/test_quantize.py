@@ -67,6 +67,8 @@ def test_no_photos_no_calibration(files, tmp_path):
     folder, _ = files
     with pytest.raises(ValueError, match=r"'images' is empty: calibration needs photos"):
         quantize.quantize(folder / "float.onnx", tmp_path / "x.onnx", [])
+    with pytest.raises(ValueError, match=r"int8\.onnx is quantized already: pass the float32 file"):
+        quantize.quantize(folder / "int8.onnx", tmp_path / "x.onnx", [np.zeros((32, 32, 3), np.uint8)])
     with pytest.raises(MissingDataError, match="helen_train"):
         quantize.calibration_images(tmp_path, 2, 0)
     assert not list(tmp_path.iterdir())

@@ -99,11 +99,14 @@ def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce
     Raises
     ------
     ValueError
-        There are no images.
+        There are no images, or the file is quantized already.
     """
     if not images:
         raise ValueError("'images' is empty: calibration needs photos")
-    metadata = {entry.key: entry.value for entry in onnx.load(str(source), load_external_data=False).metadata_props}
+    model = onnx.load(str(source))
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise ValueError(f"'source' {source} is quantized already: pass the float32 file")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
