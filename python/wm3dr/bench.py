@@ -43,11 +43,15 @@ encoder, face_model, threads, size = sys.argv[1:]
 model = wm3dr.Reconstructor(encoder, face_model, ["CPUExecutionProvider"], int(threads), int(size))
 model.reconstruct(numpy.zeros((int(size), int(size), 3), numpy.uint8))
 milliseconds = 1e3 * (time.perf_counter() - start)
-try:
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-except ImportError:
-    peak = float("nan")
+try:  # not ru_maxrss, which on Linux begins with that of the parent
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) / 2**10 for line in status if line.startswith("VmHWM"))
+except (OSError, StopIteration):
+    try:
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    except ImportError:
+        peak = float("nan")
 print(milliseconds, peak)
 """
 
@@ -254,6 +258,7 @@ def draw_chart(curves: Mapping[str, Mapping[int, float]], path: Path, title: str
         axes.annotate(f"{points[last]:.0f}", (last, points[last]), color=line.get_color(), **offset)
     every = sorted({n for points in curves.values() for n in points})
     axes.set_xscale("log")
+    axes.margins(x=0.08)
     axes.set_yscale("log")
     axes.set_xticks(every, [str(n) for n in every])
     axes.minorticks_off()
