@@ -22,7 +22,7 @@ F32 = NDArray[np.float32]
 
 DEFAULT_MAX_SIDE = 1024
 """Longer side of the photo at network scale. Of 182 faces of at least 32 px on 22 group photos (YuNet's, at full and
-double size), the first released weights find 89.0 % at 640 px, 93.4 % at 800, 97.3 % at 1024 and 96.7 % at 1280; the
+double size), the first released weights find 86.8 % at 640 px, 90.1 % at 800, 97.3 % at 1024 and 96.2 % at 1280; the
 network's time grows with the area."""
 COARSE_FROM, COARSE_SIDE = 640, 320
 """Photos longer than the first at network scale are looked at once more, reduced to about the second."""
