@@ -45,7 +45,9 @@ def test_values_mask_and_depth_are_the_native_ones(scene):
         # the native module snaps corners to 1/256 px, which a triangle of some pixels or seen edge-on shows
         difference = np.abs(shown.values[face].permute(1, 2, 0).numpy() - values).max(axis=2)[buffers[0] >= 0]
         assert np.quantile(difference, 0.98) < 1e-3 and difference.max() < 0.1
-        assert np.abs(shown.depth[face, 0].numpy() - buffers[2]).max() < 0.5  # mm at 2 m
+        # mm at 2 m; the same snapping times the slope of a triangle seen edge-on
+        depth = np.abs(shown.depth[face, 0].numpy() - buffers[2])[buffers[0] >= 0]
+        assert np.quantile(depth, 0.98) < 0.1 and depth.max() < 3.0
 
 
 def test_gradients_by_finite_differences(scene):
