@@ -269,7 +269,7 @@ def test_the_paper_profile_has_the_values_of_the_paper():
 def test_two_processes_share_gradients_and_split_the_photos(tmp_path, labels):
     (tmp_path / "process.py").write_text(PROCESS)
     (tmp_path / "config.json").write_text(json.dumps(config(1, labels, iterations=2).to_dict()))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29731"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += [str(tmp_path / "process.py"), str(tmp_path), str(tmp_path / "config.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
