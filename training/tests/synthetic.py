@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 import wm3dr
 from wm3dr.face_model import FaceModelMetadata, write_face_model
-from wm3dr_training.bank import CROP_SIZE, N_LANDMARKS, N_MEDIAPIPE
+from wm3dr_training.bank import CROP_SIZE, N_DENSE, N_LANDMARKS
 
 SHARED = Path(__file__).parents[3] / "shared"
 GRID = 13
@@ -82,8 +82,8 @@ def write_synthetic_labels(folder: Path, count: int = 24, source: str = "synthet
     folder.mkdir(parents=True, exist_ok=True)
     images, points = blob_faces(count)
     np.save(folder / f"train_{source}.npy", images)
-    dense = np.repeat(points, 7, axis=1)[:, :N_MEDIAPIPE]
-    dense = np.concatenate([dense, dense[:, : 478 - N_MEDIAPIPE]], axis=1)
+    dense = np.repeat(points, 7, axis=1)[:, :N_DENSE]
+    dense = np.concatenate([dense, dense[:, : 478 - N_DENSE]], axis=1)
     np.savez(
         folder / f"train_{source}.npz",
         split=np.zeros(count, np.int64),

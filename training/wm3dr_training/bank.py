@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wm3dr_training.data.landmarks import MIRROR_68
+from wm3dr_training.data.crops import CROP_SIZE
+from wm3dr_training.data.landmarks import MIRROR_68, N_LANDMARKS
 
-CROP_SIZE = 192
-N_LANDMARKS, N_MEDIAPIPE = 68, 468
+N_DENSE = 468  # MediaPipe's points on the face; the last ten of its 478 are the irises
 SPLITS = {"train": 0, "validation": 1}
-N_POINTS = N_LANDMARKS + N_MEDIAPIPE
 FACE_SIZE = CROP_SIZE / 2  # longer side of the landmark box in a crop
 JAW = slice(0, 17)
 PROFILE_WEIGHT = 0.25  # of MediaPipe's points on photos known to be profiles
@@ -125,7 +124,7 @@ def load_bank(
         if not len(rows):
             continue
         images.append(np.load(path, mmap_mode="r")[rows])
-        manual, dense = table["landmarks68"][rows], table["landmarks478"][rows, :N_MEDIAPIPE]
+        manual, dense = table["landmarks68"][rows], table["landmarks478"][rows, :N_DENSE]
         weight68 = np.isfinite(manual).all(-1).astype(np.float32)
         weight68[:, JAW] *= jaw_weight
         weight468 = np.isfinite(dense).all(-1) * confidence_468[None].astype(np.float32)

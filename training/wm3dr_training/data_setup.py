@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wm3dr_training import parallel
-from wm3dr_training.bank import N_MEDIAPIPE, FaceBank, load_backgrounds, load_bank
+from wm3dr_training.bank import N_DENSE, FaceBank, load_backgrounds, load_bank
 from wm3dr_training.composer import MultiFaceComposer, SingleFaceComposer
 from wm3dr_training.config import TrainConfig
 
@@ -32,7 +32,7 @@ def load_correspondence(path: Path | None = None) -> Correspondence:
     """Read the registration of MediaPipe's points to the default face model; None: the one in the package."""
     source = path or files("wm3dr_training") / "data" / "mediapipe_to_mesh.npz"
     with np.load(str(source)) as table:
-        return Correspondence(table["vertex_ids"], table["weights"], table["confidence"], table["mirror"][:N_MEDIAPIPE])
+        return Correspondence(table["vertex_ids"], table["weights"], table["confidence"], table["mirror"][:N_DENSE])
 
 
 class Data:
