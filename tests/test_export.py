@@ -46,7 +46,7 @@ def test_glb_scene_in_trimesh(result, tmp_path, face_model):
         mesh, transform = meshes[f"face_{face.index}"]
         assert mesh.vertices.shape == (face_model.n_vertices, 3)
         np.testing.assert_array_equal(mesh.faces, face_model.triangles)
-        x, y, z = trimesh.transform_points(mesh.vertices, transform).T  # viewer frame, metres
+        x, y, z = trimesh.transform_points(mesh.vertices, transform).T  # OpenGL frame, metres
         pixels = np.stack([width / 2 + focal * x / -z, height / 2 - focal * y / -z], 1)
         assert np.abs(pixels - face.vertices_px).max() <= 0.01
         np.testing.assert_allclose(np.stack([x, -y, -z], 1) * 1000, face.vertices, atol=5e-3)

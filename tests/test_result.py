@@ -60,12 +60,12 @@ def test_sparse_and_dense_agree(result, face_model):
 
 def test_frames_of_meshes(result):
     face = result[1]
-    camera, viewer, model = face.mesh("camera"), face.mesh(), face.mesh("model")
-    assert (camera.frame, viewer.frame, model.frame) == ("camera", "viewer", "model")
-    np.testing.assert_array_equal(viewer.vertices, camera.vertices * [1, -1, -1])
+    camera, opengl, model = face.mesh("camera"), face.mesh(), face.mesh("model")
+    assert (camera.frame, opengl.frame, model.frame) == ("camera", "opengl", "model")
+    np.testing.assert_array_equal(opengl.vertices, camera.vertices * [1, -1, -1])
     np.testing.assert_allclose(model.vertices @ face.rotation.T + face.translation, camera.vertices, atol=2e-3)
     np.testing.assert_allclose(model.normals @ face.rotation.T, camera.normals, atol=1e-5)
-    for mesh in (camera, viewer, model):  # triangles face out in every frame
+    for mesh in (camera, opengl, model):  # triangles face out in every frame
         a, b, c = mesh.vertices[mesh.triangles].swapaxes(0, 1)
         outward = np.einsum("tc,tc->t", np.cross(b - a, c - a), mesh.normals[mesh.triangles].mean(axis=1))
         assert (outward > 0).mean() > 0.99

@@ -111,7 +111,7 @@ def project(
     points_camera: _F32, focal: float, principal_point: tuple[float, float]
 ) -> _F32: ...  # (F, N, 3) -> (F, N, 2)
 def vertex_normals(vertices: _F32, triangles: _I32, threads: int) -> _F32: ...  # (F, N, 3), frame of the input
-def shading(normals_viewer: _F32, illumination: _F32, threads: int) -> _F32: ...  # (F, N, 3), (F, 3, 9) -> (F, N, 3)
+def shading(normals_opengl: _F32, illumination: _F32, threads: int) -> _F32: ...  # (F, N, 3), (F, 3, 9) -> (F, N, 3)
 def colors(  # albedo * shading clipped to [0, 1]; normals in the camera frame
     albedo: _F32, normals_camera: _F32, illumination: _F32, threads: int
 ) -> _F32: ...  # (F, N, 3), (F, N, 3), (F, 3, 9) -> (F, N, 3)

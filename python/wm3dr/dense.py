@@ -18,8 +18,8 @@ from .face_model import FaceModel
 F32 = NDArray[np.float32]
 T = TypeVar("T")
 
-VIEWER_FROM_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)
-"""Diagonal of the turn between the camera and the viewer frame (CONVENTIONS.md §2)."""
+OPENGL_FROM_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)
+"""Diagonal of the turn between the camera and the OpenGL frame (CONVENTIONS.md §2)."""
 VISIBLE_TOLERANCE_MM = 3.0
 """A vertex counts as visible up to this depth behind the drawn surface at its pixel, plus a pixel's size on it."""
 

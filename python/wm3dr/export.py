@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import Camera
-from .dense import VIEWER_FROM_CAMERA
+from .dense import OPENGL_FROM_CAMERA
 from .files import whole_file
 from .result import Face, Result
 
@@ -49,7 +49,7 @@ def save_faces(faces: Sequence[Face], camera: Camera, path: str | os.PathLike[st
 
 
 def _mesh_bytes(faces: Sequence[Face], suffix: str) -> bytes:
-    """All faces as one OBJ or PLY file, viewer frame, mm, sRGB vertex colours."""
+    """All faces as one OBJ or PLY file, OpenGL frame, mm, sRGB vertex colours."""
     if not faces:
         raise ValueError(f"no face to write as {suffix}")
     if suffix == ".obj":
@@ -63,7 +63,7 @@ def _mesh_bytes(faces: Sequence[Face], suffix: str) -> bytes:
 
 def _obj(faces: Sequence[Face]) -> bytes:
     """An object per face; `v x y z r g b`, as most software reads vertex colours. Ten times faster than trimesh's."""
-    lines = ["# wm3dr: viewer frame (x right, y up, z towards the camera), mm of the face model's scale, sRGB colours"]
+    lines = ["# wm3dr: OpenGL frame (x right, y up, z towards the camera), mm of the face model's scale, sRGB colours"]
     offset = 1
     for face in faces:
         mesh = face.mesh()
@@ -78,7 +78,7 @@ def _obj(faces: Sequence[Face]) -> bytes:
 def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
     """Return a binary glTF 2.0 scene: a node per face and the camera that saw them.
 
-    Meshes are in the model frame, nodes place them in the viewer frame, where the camera sits at the origin and looks
+    Meshes are in the model frame, nodes place them in the OpenGL frame, where the camera sits at the origin and looks
     along -z, as glTF wants it. Lengths are metres of the face model's scale (mm / 1000; not metric). Vertex colours
     carry the light already, hence KHR_materials_unlit; they are stored linear, as glTF demands, converted from sRGB.
     A camera whose principal point is not the centre of the image has no exact glTF counterpart; the exact values
@@ -110,13 +110,13 @@ def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
         name = f"face_{face.index}"
         primitive = {"attributes": attributes, "indices": shared_triangles[key], "material": 0}
         scene.meshes.append({"name": name, "primitives": [primitive]})
-        rotation = face.rotation.astype(np.float64) * VIEWER_FROM_CAMERA[:, None]
+        rotation = face.rotation.astype(np.float64) * OPENGL_FROM_CAMERA[:, None]
         nodes.append(
             {
                 "name": name,
                 "mesh": len(scene.meshes) - 1,
                 "rotation": quaternion_from_rotation(rotation),
-                "translation": (face.translation * VIEWER_FROM_CAMERA * METRES_PER_MM).astype(np.float64).tolist(),
+                "translation": (face.translation * OPENGL_FROM_CAMERA * METRES_PER_MM).astype(np.float64).tolist(),
                 "extras": {"score": face.score, "pose": face.pose._asdict(), "blendshapes": face.blendshapes},
             }
         )

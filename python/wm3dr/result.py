@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .camera import Camera
-from .dense import VIEWER_FROM_CAMERA, DenseFaces
+from .dense import OPENGL_FROM_CAMERA, DenseFaces
 from .face_model import FaceModel
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .image import ImageSource
 
 F32 = NDArray[np.float32]
-Frame = Literal["viewer", "camera", "model"]
+Frame = Literal["opengl", "camera", "model"]
 
 LANDMARK_GROUPS: dict[str, slice] = {
     "jaw": slice(0, 17),
@@ -77,7 +77,7 @@ class Mesh:
     triangles: NDArray[np.int32]
     """(T, 3) vertex numbers, counter-clockwise seen from outside."""
     frame: Frame
-    """"viewer", "camera" or "model" (CONVENTIONS.md §2)."""
+    """"opengl", "camera" or "model" (CONVENTIONS.md §2)."""
 
     def to_trimesh(self) -> "trimesh.Trimesh":
         """Return a `trimesh.Trimesh` with the same vertices in the same order."""
@@ -178,26 +178,26 @@ class Face:
         """(N, 3) albedo times shading, sRGB-encoded, in [0, 1]."""
         return self.dense.colors[self.index]
 
-    def mesh(self, frame: Frame = "viewer") -> Mesh:
+    def mesh(self, frame: Frame = "opengl") -> Mesh:
         """Return the coloured mesh.
 
         Parameters
         ----------
-        frame : "viewer", "camera" or "model"
-            Viewer (x right, y up, z towards the camera) is what 3D software expects.
+        frame : "opengl", "camera" or "model"
+            OpenGL (x right, y up, z towards the camera) is what 3D software expects.
         """
-        if frame not in ("viewer", "camera", "model"):
-            raise ValueError(f"'frame' must be 'viewer', 'camera' or 'model', not {frame!r}")
+        if frame not in ("opengl", "camera", "model"):
+            raise ValueError(f"'frame' must be 'opengl', 'camera' or 'model', not {frame!r}")
         if frame == "model":
             vertices = self.dense.vertices_model[self.index]
             normals = self.normals @ self.rotation
         else:
-            signs = VIEWER_FROM_CAMERA if frame == "viewer" else np.ones(3, np.float32)
+            signs = OPENGL_FROM_CAMERA if frame == "opengl" else np.ones(3, np.float32)
             vertices, normals = self.vertices * signs, self.normals * signs
         return Mesh(vertices, normals, self.colors, self.face_model.triangles, frame)
 
     def to_trimesh(self) -> "trimesh.Trimesh":
-        """Return the mesh as a `trimesh.Trimesh`, viewer frame, mm."""
+        """Return the mesh as a `trimesh.Trimesh`, OpenGL frame, mm."""
         return self.mesh().to_trimesh()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -308,7 +308,7 @@ class Result:
         .glb
             The scene: a node per face (model frame, metres, vertex colours) and the camera.
         .obj, .ply
-            All faces as one mesh file with vertex colours, viewer frame, mm.
+            All faces as one mesh file with vertex colours, OpenGL frame, mm.
 
         Raises
         ------

@@ -7,7 +7,7 @@ C = [1 / np.sqrt(4 * np.pi), np.sqrt(3) / np.sqrt(4 * np.pi), 3 * np.sqrt(5) / n
 
 
 def basis(normals):
-    """(…, 3) viewer frame → (…, 9)."""
+    """(…, 3) OpenGL frame → (…, 9)."""
     x, y, z = np.moveaxis(np.asarray(normals, float), -1, 0)
     return np.stack(
         [
@@ -25,8 +25,8 @@ def basis(normals):
     )
 
 
-def shading(normals_viewer, illumination):
-    return np.einsum("fcb,fnb->fnc", illumination.astype(float), basis(normals_viewer))
+def shading(normals_opengl, illumination):
+    return np.einsum("fcb,fnb->fnc", illumination.astype(float), basis(normals_opengl))
 
 
 def colors(albedo, normals_camera, illumination):

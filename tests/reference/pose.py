@@ -42,6 +42,6 @@ def translations_from_offsets(offsets, centers, focal, principal_point):
 
 
 def rotation_from_pose(yaw, pitch, roll):
-    """Degrees → model-to-camera rotation, from the definition R_viewer = Rz(roll) Ry(yaw) Rx(−pitch)."""
+    """Degrees → model-to-camera rotation, from the definition R_opengl = Rz(roll) Ry(yaw) Rx(−pitch)."""
     yaw, pitch, roll = np.radians([yaw, pitch, roll])
     return FLIP @ exponential([0, 0, roll]) @ exponential([0, yaw, 0]) @ exponential([-pitch, 0, 0])

@@ -25,7 +25,7 @@ _C0, _C1, _C2 = (
     math.sqrt(3) / math.sqrt(4 * math.pi),
     3 * math.sqrt(5) / math.sqrt(12 * math.pi),
 )
-VIEWER_FROM_CAMERA = (1.0, -1.0, -1.0)
+OPENGL_FROM_CAMERA = (1.0, -1.0, -1.0)
 
 
 class FaceModel(nn.Module):
@@ -147,7 +147,7 @@ def rotations_from_vectors(vectors: Tensor) -> Tensor:
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).view(-1, 3, 3)
     rotation = torch.eye(3, device=vectors.device, dtype=vectors.dtype) + a * cross + b * (cross @ cross)
-    return rotation * rotation.new_tensor(VIEWER_FROM_CAMERA)  # scales the columns
+    return rotation * rotation.new_tensor(OPENGL_FROM_CAMERA)  # scales the columns
 
 
 def ray_rotations(translations: Tensor) -> Tensor:
@@ -194,9 +194,9 @@ def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
     return nn.functional.normalize(total, dim=-1, eps=1e-12)
 
 
-def harmonics(normals_viewer: Tensor) -> Tensor:
+def harmonics(normals_opengl: Tensor) -> Tensor:
     """The nine second-order spherical-harmonic functions of METHOD.md: (…, 3) unit normals -> (…, 9)."""
-    x, y, z = normals_viewer.unbind(-1)
+    x, y, z = normals_opengl.unbind(-1)
     return torch.stack(
         [
             torch.full_like(x, _A0 * _C0),
@@ -220,6 +220,6 @@ def illumination_from_rows(rows: Tensor) -> Tensor:
     return rows.view(-1, 3, 9) + ambient
 
 
-def shading(normals_viewer: Tensor, illumination: Tensor) -> Tensor:
+def shading(normals_opengl: Tensor, illumination: Tensor) -> Tensor:
     """shading_c = Σ_b γ[c, b] H_b(n): (F, N, 3), (F, 3, 9) -> (F, N, 3)."""
-    return harmonics(normals_viewer) @ illumination.transpose(1, 2)
+    return harmonics(normals_opengl) @ illumination.transpose(1, 2)

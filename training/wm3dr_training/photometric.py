@@ -69,7 +69,7 @@ class Photometric(nn.Module):
         vertices = transform(
             model.shapes(groups["identity"], groups["expression"]), faces.rotations, faces.translations
         )
-        normals = vertex_normals(vertices, model.triangles) * vertices.new_tensor((1.0, -1.0, -1.0))  # viewer frame
+        normals = vertex_normals(vertices, model.triangles) * vertices.new_tensor((1.0, -1.0, -1.0))  # OpenGL frame
         albedo = model.albedos(groups["albedo"])
         colors = albedo * shading(normals, illumination_from_rows(groups["illumination"]))
         principal_point = zoom[:, None] * faces.principal_point + shift

@@ -25,7 +25,7 @@ fn constants() -> [f32; 3] {
     [a[0] * c[0], a[1] * c[1], a[2] * c[2]]
 }
 
-/// Light arriving at each vertex, `(F, N, 3)` RGB, from unit normals in the viewer frame `(F, N, 3)` and illuminations
+/// Light arriving at each vertex, `(F, N, 3)` RGB, from unit normals in the OpenGL frame `(F, N, 3)` and illuminations
 /// `(F, 3, 9)` whose ambient term is included.
 ///
 /// `shading_c = Σ_b γ[c, b] H_b(n)`.
@@ -33,19 +33,19 @@ fn constants() -> [f32; 3] {
 /// # Errors
 /// Lengths that do not fit, a non-finite value, too many threads.
 pub fn shading(
-    normals_viewer: &[[f32; 3]],
+    normals_opengl: &[[f32; 3]],
     illumination: &[[f32; ILLUMINATION]],
     threads: usize,
 ) -> Result<Vec<[f32; 3]>> {
-    let n = check::per_face("normals_viewer", normals_viewer.len(), illumination.len())?;
-    check::finite("normals_viewer", normals_viewer.as_flattened())?;
+    let n = check::per_face("normals_opengl", normals_opengl.len(), illumination.len())?;
+    check::finite("normals_opengl", normals_opengl.as_flattened())?;
     check::finite("illumination", illumination.as_flattened())?;
-    let mut out = vec![[0.0; 3]; normals_viewer.len()];
+    let mut out = vec![[0.0; 3]; normals_opengl.len()];
     if n == 0 {
         return Ok(out);
     }
-    let lights: Vec<_> = illumination.iter().map(|i| Light::new(i, Frame::Viewer)).collect();
-    let parts = out.chunks_mut(n).zip(normals_viewer.chunks(n)).zip(&lights).flat_map(|((out, normals), light)| {
+    let lights: Vec<_> = illumination.iter().map(|i| Light::new(i, Frame::OpenGl)).collect();
+    let parts = out.chunks_mut(n).zip(normals_opengl.chunks(n)).zip(&lights).flat_map(|((out, normals), light)| {
         out.chunks_mut(VERTICES_PER_PART).zip(normals.chunks(VERTICES_PER_PART)).map(move |(o, n)| (o, n, light))
     });
     parallel::for_each(threads, parts, |(out, normals, light)| light.shade(normals, out))?;
@@ -91,8 +91,8 @@ pub fn colors(
 /// The frame in which normals come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Frame {
-    Viewer,
-    /// The viewer's, with y and z turned round.
+    OpenGl,
+    /// The OpenGL frame with y and z turned round.
     Camera,
 }
 
@@ -112,7 +112,7 @@ impl Light {
             let constant = k0 * g[0] - k2 * root * g[6];
             let square = k2 * root * 3.0 * g[6];
             // The terms odd in y and z together change sign with the frame; y · z does not.
-            let s = if frame == Frame::Viewer { 1.0 } else { -1.0 };
+            let s = if frame == Frame::OpenGl { 1.0 } else { -1.0 };
             let linear = [-k1 * g[3], -s * k1 * g[1], s * k1 * g[2]];
             let mixed = [s * k2 * g[4], -k2 * g[5], -s * k2 * g[7]];
             [constant, linear[0], linear[1], linear[2], mixed[0], mixed[1], mixed[2], square, 0.5 * k2 * g[8]]
@@ -205,10 +205,10 @@ mod tests {
                 [a.sin() * b.cos(), a.sin() * b.sin(), a.cos()]
             })
             .collect();
-        let viewer: Vec<_> = normals.iter().map(|n| [n[0], -n[1], -n[2]]).collect();
+        let opengl: Vec<_> = normals.iter().map(|n| [n[0], -n[1], -n[2]]).collect();
         let light = [std::array::from_fn(|i| ((i * 5) % 7) as f32 / 7.0 - 0.2)];
         let albedo: Vec<[f32; 3]> = (0..40).map(|i| [0.02 * i as f32, 0.4, 0.1]).collect();
-        let shades = shading(&viewer, &light, 1).unwrap();
+        let shades = shading(&opengl, &light, 1).unwrap();
         let got = colors(&albedo, &normals, &light, 2).unwrap();
         for ((got, albedo), shade) in got.iter().zip(&albedo).zip(&shades) {
             for c in 0..3 {

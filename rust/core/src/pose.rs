@@ -123,7 +123,7 @@ fn pose_from_rotation(index: usize, rotation: &[f32; 9]) -> Result<[f32; 3]> {
             ));
         }
     }
-    // The head rotation in the viewer frame: rows two and three change sign.
+    // The head rotation in the OpenGL frame: rows two and three change sign.
     let head = [[r[0], r[1], r[2]], [-r[3], -r[4], -r[5]], [-r[6], -r[7], -r[8]]];
     let sine = -head[2][0];
     let yaw = sine.clamp(-1.0, 1.0).asin();
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// `Rz(roll) Ry(yaw) Rx(−pitch)` in the viewer frame, turned into model → camera.
+    /// `Rz(roll) Ry(yaw) Rx(−pitch)` in the OpenGL frame, turned into model → camera.
     fn rotation_from_pose(yaw: f64, pitch: f64, roll: f64) -> [f32; 9] {
         let ((sy, cy), (sx, cx), (sz, cz)) =
             (yaw.to_radians().sin_cos(), (-pitch).to_radians().sin_cos(), roll.to_radians().sin_cos());

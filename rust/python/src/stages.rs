@@ -126,11 +126,11 @@ pub(crate) fn vertex_normals<'py>(
 #[pyfunction]
 pub(crate) fn shading<'py>(
     py: Python<'py>,
-    normals_viewer: &Bound<'py, PyAny>,
+    normals_opengl: &Bound<'py, PyAny>,
     illumination: &Bound<'py, PyAny>,
     threads: usize,
 ) -> Out<'py, f32> {
-    let normals = Array::<f32>::new("normals_viewer", normals_viewer, &[Any("F"), Any("N"), Is(3)])?;
+    let normals = Array::<f32>::new("normals_opengl", normals_opengl, &[Any("F"), Any("N"), Is(3)])?;
     let (faces, n) = (normals.len(0), normals.len(1));
     let illumination = Array::<f32>::new("illumination", illumination, &[Is(faces), Is(3), Is(9)])?;
     let (v, i) = (normals.rows()?, illumination.rows()?);

@@ -43,7 +43,7 @@ class Samples:
     """(P, N, 3) sRGB-encoded, [0, 1]."""
     weights: NDArray[np.float32]
     """(P, N) cosine where visible, else 0."""
-    normals_viewer: NDArray[np.float32]
+    normals_opengl: NDArray[np.float32]
     """(P, N, 3)."""
 
 
@@ -142,10 +142,10 @@ def fitted_shading(
     The part common to all photos is fitted to the wider skin `lit` and has n_z³ and n_z⁴ beside the nine harmonics: the
     studio's light falls off towards grazing normals faster than these can.
     """
-    basis = harmonics(samples.normals_viewer.astype(np.float64))
+    basis = harmonics(samples.normals_opengl.astype(np.float64))
     luminance = (samples.colors / tones[:, None]) @ LUMINANCE
     well_seen = (samples.weights > 0.3) & lit
-    towards = samples.normals_viewer[..., 2:].astype(np.float64)
+    towards = samples.normals_opengl[..., 2:].astype(np.float64)
     wide = np.concatenate([basis, towards**3, towards**4], axis=-1)
     mean_basis = wide[:, lit].mean(axis=0)
     use = well_seen[:, lit].sum(axis=0) >= MIN_FACES

@@ -30,9 +30,9 @@ PALETTE = np.array(
 ) / 255  # fmt: skip
 
 
-def shading(normals_viewer: NDArray[np.floating], coefficients: Sequence[float]) -> NDArray[np.float64]:
+def shading(normals_opengl: NDArray[np.floating], coefficients: Sequence[float]) -> NDArray[np.float64]:
     """Σ_b γ_b H_b(n) of CONVENTIONS.md §6 for one channel, (N,)."""
-    x, y, z = normals_viewer.T
+    x, y, z = normals_opengl.T
     root = np.sqrt(4 * np.pi)
     first, second = np.pi / root, 2 * np.pi / root
     third = 2 * np.pi / np.sqrt(8) * 3 * np.sqrt(5) / np.sqrt(12 * np.pi)

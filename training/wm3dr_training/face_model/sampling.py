@@ -82,8 +82,8 @@ def sample_photo(
         sRGB-encoded, [0, 1]; meaningless where the weight is 0.
     weights : (N,) float64
         Cosine between normal and line of sight where visible, else 0.
-    normals_viewer : (N, 3) float64
-        Viewer frame (CONVENTIONS.md §2).
+    normals_opengl : (N, 3) float64
+        OpenGL frame (CONVENTIONS.md §2).
     """
     camera = fit.camera_points(shapes.mean, shapes.basis)
     points = fit.project(camera)
