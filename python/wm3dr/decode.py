@@ -95,7 +95,7 @@ def decode(
         camera=target,
         threads=threads,
     )
-    return dense, _faces(dense, parts, illumination, rotations, translations, scores, centers)
+    return dense, sparse_faces(dense, parts, illumination, rotations, translations, scores, centers)
 
 
 def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int) -> NDArray[np.intp]:
@@ -137,7 +137,7 @@ def _translations(level: Peaks, offsets: slice, focal: float, size: tuple[int, i
     return _native.translations_from_offsets(rows, level.centers, focal, principal_point)
 
 
-def _faces(
+def sparse_faces(
     dense: DenseFaces,
     parts: dict[str, F32],
     illumination: F32,
@@ -146,7 +146,7 @@ def _faces(
     scores: F32,
     centers: F32,
 ) -> tuple[Face, ...]:
-    """Put the sparse values of F faces together."""
+    """Return the F faces of `dense`, whose coefficients, rotations and translations these are, with their sparse values."""
     camera, native = dense.camera, dense.face_model.native
     landmarks_model = native.landmarks(parts["identity"], parts["expression"])
     landmarks_camera = _native.transform(landmarks_model, rotations, translations, 1)
