@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trimesh
+from synthetic import write_synthetic_model
 
+from wm3dr import ModelError
+from wm3dr.face_model import parse_face_model
+from wm3dr.files import DEFAULT_FACE_MODEL
 from wm3dr_training.data import landmark_fit, register_mediapipe
+from wm3dr_training.data.arrays import save_npz
+from wm3dr_training.data.correspondence import load_correspondence, topology_of
 from wm3dr_training.data.landmark_fit import PointModel, fit_landmarks, project_with_jacobian, rotation_from_vector
 
 RNG = np.random.default_rng(3)
@@ -151,3 +157,65 @@ def test_refined_mirror_is_an_involution():
     mirror = register_mediapipe.refined_mirror(geometry)
     # edges in order: 01 02 03 12 13 → vertices 4 … 8
     assert mirror.tolist() == [0, 1, 3, 2, 4, 6, 5, 8, 7]
+
+
+def test_the_correspondence_of_the_package_is_that_of_the_default_face_model():
+    if not DEFAULT_FACE_MODEL.exists():
+        pytest.skip(f"{DEFAULT_FACE_MODEL}, the default face model, is not there")
+    metadata, arrays = parse_face_model(DEFAULT_FACE_MODEL.read_bytes())
+    points = load_correspondence()
+    assert points.face_model == metadata.name
+    points.require_mesh(metadata.name, len(arrays["mean_shape"]), arrays["triangles"])
+    turned = arrays["triangles"].copy()
+    turned[5] = np.roll(turned[5], 1)
+    with pytest.raises(ModelError, match=r"'face_model' 'turned' has other triangles, but .* 'wm3dr-face' with 9035"):
+        points.require_mesh("turned", len(arrays["mean_shape"]), turned)
+
+
+def test_a_mesh_without_correspondence_is_told_how_to_get_one(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_synthetic_model(path)
+    mesh = register_mediapipe.MorphableMesh.of_file(path)
+    with pytest.raises(ModelError, match=r"'synthetic-for-tests' has 169 vertices, .*register_mediapipe --face-model"):
+        load_correspondence().require_mesh(mesh.name, len(mesh.mean_shape), mesh.triangles)
+
+
+@pytest.fixture()
+def registered(tmp_path):
+    """A correspondence of random places on the synthetic model, as the registration writes it, and its arrays."""
+    write_synthetic_model(tmp_path / "model.safetensors")
+    mesh = register_mediapipe.MorphableMesh.of_file(tmp_path / "model.safetensors")
+    corners = mesh.triangles[RNG.integers(0, len(mesh.triangles), 468)]
+    places = register_mediapipe.Places(corners, RNG.dirichlet(np.ones(3), 468))
+    arrays = register_mediapipe.correspondence_arrays(
+        mesh, places, np.ones(468), np.arange(468), RNG.normal(size=(468, 3)), mesh.landmark_vertices
+    )
+    return mesh, places, arrays
+
+
+def test_a_correspondence_of_ones_own_is_read_and_belongs_to_its_mesh(tmp_path, registered):
+    mesh, places, arrays = registered
+    save_npz(tmp_path / "points.npz", **arrays)
+    points = load_correspondence(tmp_path / "points.npz")
+    assert (points.face_model, points.n_vertices) == ("synthetic-for-tests", 169)
+    assert points.topology == topology_of(mesh.triangles.astype(np.int64))
+    points.require_mesh("another name", 169, mesh.triangles)  # the mesh counts, not the name
+    np.testing.assert_allclose(points.points(mesh.mean_shape), places.of(mesh.mean_shape), atol=1e-4)
+
+
+def test_bad_correspondence_files(tmp_path, registered):
+    arrays, path = registered[2], tmp_path / "points.npz"
+    with pytest.raises(FileNotFoundError, match=r"'correspondence' .*points\.npz does not exist"):
+        load_correspondence(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ModelError, match=r"'correspondence' .*points\.npz cannot be read"):
+        load_correspondence(path)
+    save_npz(path, **{name: array for name, array in arrays.items() if name != "topology"})
+    with pytest.raises(ModelError, match="lacks topology: it was not written by this version"):
+        load_correspondence(path)
+    save_npz(path, **arrays | {"weights": arrays["weights"][:9]})
+    with pytest.raises(ModelError, match=r"has vertex_ids \(468, 3\) and weights \(9, 3\), expected \(468, 3\)"):
+        load_correspondence(path)
+    save_npz(path, **arrays | {"n_vertices": np.array(100)})
+    with pytest.raises(ModelError, match="names vertices beyond the 100 of its mesh"):
+        load_correspondence(path)

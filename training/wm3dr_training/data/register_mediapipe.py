@@ -2,6 +2,8 @@
 
     python -m wm3dr_training.data.register_mediapipe --ict …/ict_facekit --labels labels/ --out mediapipe_to_mesh.npz
 
+With `--face-model FILE` the points are registered to the mesh of that face model instead of ICT's.
+
 1. MediaPipe's canonical face is brought onto the mean shape: similarity by the 51 inner landmarks, then a non-rigid
    closest-point iteration that becomes softer step by step.
 2. The model is fitted to the landmarks of labelled photos. What remains at a point on average, in the tangent plane of
@@ -25,8 +27,12 @@ import trimesh
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from wm3dr.face_model import parse_face_model
+from wm3dr.files import DEFAULT_FACE_MODEL
+
 from ..face_model.geometry import Geometry, edges_from_triangles, load_geometry, refine_matrix
 from .arrays import save_npz
+from .correspondence import topology_of
 from .crops import CROP_SIZE
 from .landmark_fit import LandmarkFit, PointModel, fit_landmarks, fit_pose, project_with_jacobian
 from .landmarks import INNER_LANDMARKS, MEDIAPIPE_68, MIRROR_68, N_LANDMARKS
@@ -49,6 +55,39 @@ SOURCES = {"helen_train": 160, "lfpw_train": 160, "scut": 60, "london": 40, "lfw
 ANNOTATED_SOURCES = {"helen_train": 380, "lfpw_train": 370}
 NEUTRAL_SOURCES = ("scut",)
 NEUTRAL_SUFFIX = {"london": "_03"}
+
+
+@dataclass(frozen=True)
+class MorphableMesh:
+    """The coarse geometry that points are registered to (CONVENTIONS.md §5)."""
+
+    name: str
+    """Of the face model."""
+    mean_shape: NDArray[np.float32]
+    """(N0, 3) mm."""
+    identity_basis: NDArray[np.floating]
+    """(N0, 3, K_id)."""
+    expression_basis: NDArray[np.floating]
+    """(N0, 3, K_exp)."""
+    triangles: NDArray[np.int32]
+    """(T0, 3)."""
+    landmark_vertices: NDArray[np.int32]
+    """(68,) refined numbers."""
+    mirror: NDArray[np.int32]
+    """(N0,)."""
+
+    @classmethod
+    def of_ict(cls, geometry: Geometry) -> "MorphableMesh":
+        """The geometry of the default face model, before the model is built."""
+        names = ("mean_shape", "identity_basis", "expression_basis", "triangles", "landmark_vertices", "mirror")
+        return cls(DEFAULT_FACE_MODEL.stem, **{name: getattr(geometry, name) for name in names})
+
+    @classmethod
+    def of_file(cls, path: Path) -> "MorphableMesh":
+        """The geometry of a face-model file; wm3dr.ModelError when it is none."""
+        metadata, arrays = parse_face_model(path.read_bytes())
+        names = ("mean_shape", "identity_basis", "expression_basis", "triangles", "landmark_vertices", "mirror")
+        return cls(metadata.name, **{name: arrays[name] for name in names})
 
 
 class Surface:
@@ -97,7 +136,7 @@ class Places:
         weights = self.weights.reshape(*self.weights.shape, *[1] * (values.ndim - 1))
         return (values[self.vertex_ids] * weights).sum(axis=1)
 
-    def model(self, geometry: Geometry) -> PointModel:
+    def model(self, geometry: MorphableMesh) -> PointModel:
         """The points as functions of the model's coefficients."""
         basis = np.concatenate([geometry.identity_basis, geometry.expression_basis], axis=2).astype(np.float64)
         mean = self.of(geometry.mean_shape.astype(np.float64))
@@ -196,7 +235,7 @@ def confidence_of(points: NDArray, triangles: NDArray, heights: NDArray) -> NDAr
 
 def refine_places(
     surface: Surface,
-    geometry: Geometry,
+    geometry: MorphableMesh,
     places: Places,
     anchors: PointModel,
     photos: list[Photo],
@@ -273,7 +312,7 @@ def tangent_moves(
 
 def landmark_vertices_300w(
     surface: Surface,
-    geometry: Geometry,
+    geometry: MorphableMesh,
     places: Places,
     photos: list[Photo],
     confidence: NDArray,
@@ -316,7 +355,7 @@ def landmark_vertices_300w(
     return chosen.astype(np.int32), *(_mean_offsets(p.model(geometry), fits, targets) for p in (start, end))
 
 
-def refined_mirror(geometry: Geometry) -> NDArray[np.int64]:
+def refined_mirror(geometry: MorphableMesh) -> NDArray[np.int64]:
     """(N,) mirror of every refined vertex: that of an edge's midpoint is the midpoint of the mirrored edge."""
     edges = edges_from_triangles(geometry.triangles)
     number = {tuple(edge): len(geometry.mirror) + k for k, edge in enumerate(edges.tolist())}
@@ -361,13 +400,19 @@ def read_photos(labels: Path, counts: dict[str, int], seed: int = 1) -> list[Pho
 
 @click.command()
 @click.option("--ict", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of ICT-FaceKit Light.")
+@click.option(
+    "--face-model", type=click.Path(path_type=Path, exists=True), help="Register to this file's mesh instead."
+)
 @click.option("--labels", type=click.Path(path_type=Path, exists=True), required=True, help="Output of `label`.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz to write.")
 @click.option("--rounds", default=2, help="Rounds of step 2.")
 @click.option("--workers", default=2, help="Processes.")
-def main(ict: Path, labels: Path, out: Path, rounds: int, workers: int) -> None:
+def main(ict: Path, face_model: Path | None, labels: Path, out: Path, rounds: int, workers: int) -> None:
     """Register MediaPipe's points to the mesh and write the correspondence."""
-    geometry = load_geometry(ict / "ict_facekit_light.npz")
+    if face_model is None:
+        geometry = MorphableMesh.of_ict(load_geometry(ict / "ict_facekit_light.npz"))
+    else:
+        geometry = MorphableMesh.of_file(face_model)
     surface = Surface(geometry.mean_shape, geometry.triangles)
     points, triangles = read_canonical(ict / "mediapipe_canonical_face_model.obj")
     _, mirror = cKDTree(points).query(points * [-1, 1, 1])
@@ -396,11 +441,16 @@ def main(ict: Path, labels: Path, out: Path, rounds: int, workers: int) -> None:
         click.echo(
             f"{name} landmark vertices: mean offset to 300-W {length.mean():.2f} %, largest {length.max():.2f} %"
         )
-    save_npz(out, **correspondence_arrays(places, confidence, mirror, points, chosen))
+    save_npz(out, **correspondence_arrays(geometry, places, confidence, mirror, points, chosen))
 
 
 def correspondence_arrays(
-    places: Places, confidence: NDArray, mirror: NDArray, points: NDArray, landmark_vertices: NDArray
+    geometry: MorphableMesh,
+    places: Places,
+    confidence: NDArray,
+    mirror: NDArray,
+    points: NDArray,
+    landmark_vertices: NDArray,
 ) -> dict[str, NDArray]:
     """The arrays of `correspondence.Correspondence`, irises added to `mirror` and `side`."""
     irises = np.array([473, 476, 475, 474, 477, 468, 471, 470, 469, 472])  # of 468 … 477
@@ -414,6 +464,9 @@ def correspondence_arrays(
         "mirror": np.concatenate([mirror, irises]).astype(np.int32),
         "side": np.concatenate([side, np.repeat([-1, 1], 5)]).astype(np.int8),
         "landmark_vertices_300w": landmark_vertices.astype(np.int32),
+        "face_model": np.array(geometry.name),
+        "n_vertices": np.array(len(geometry.mean_shape), np.int32),
+        "topology": np.array(topology_of(geometry.triangles)),
     }
 
 

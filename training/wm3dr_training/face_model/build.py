@@ -46,6 +46,7 @@ def register(
     """Fit every photo; returns the fits and what they were fitted to."""
     edges = interior_edges(shapes.triangles, contour_region(shapes, regions))
     correspondence = load_correspondence()
+    correspondence.require_mesh(MODEL_NAME, len(geometry.mean_shape), geometry.triangles)
     observations = [observations_of(photo, geometry.landmark_vertices, correspondence) for photo in photos]
     fits = [
         fit_photo(shapes, seen, edges, photo.size, photo.expression)
