@@ -151,6 +151,8 @@ def test_to_dict_is_json_and_complete(result):
         "pose",
         "coefficients",
         "blendshapes",
+        "metric",
+        "scale",
     }
     for face, stored in zip(result, read["faces"], strict=True):
         np.testing.assert_array_equal(np.float32(stored["landmarks"]), face.landmarks)  # exact float32

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .camera import Camera
+from .camera import Camera, check_camera
 from .decode import Peaks, decode
 from .encoder import Encoder, Providers
 from .face_model import FaceModel
@@ -122,8 +122,8 @@ class Reconstructor:
         TypeError, ValueError, FileNotFoundError
             `image` or `camera` is no such thing; see `read_rgb`. A camera of another size is a ValueError.
         """
-        if camera is not None and not isinstance(camera, Camera):
-            raise TypeError(f"'camera' must be a wm3dr.Camera or None, not {type(camera).__name__}")
+        if camera is not None:
+            check_camera(camera)
         return self._from_input(self._timed_input(image, color), camera, render)
 
     def reconstruct_batch(
@@ -161,8 +161,8 @@ class Reconstructor:
         timings = {"preprocess": preprocess_ms}
         watch = _Watch(timings)
         size = levels[0].size
-        if camera is not None and camera.size != size:
-            raise ValueError(f"'camera' has size {camera.size}, but the image is {size} (width, height)")
+        if camera is not None:
+            check_camera(camera, size)
         outputs = [self.encoder.predict(level.tensor) for level in levels]
         watch.lap("encode")
         peaks = [self._peaks(level, *output) for level, output in zip(levels, outputs, strict=True)]
@@ -179,7 +179,8 @@ class Reconstructor:
         watch.lap("decode")
         result = Result(faces, dense.camera, size, self.provider, timings, dense)
         if render:
-            result.render()
+            raster = result.render()
+            raster.color, raster.alpha, raster.region  # noqa: B018 (computed and kept)
             watch.lap("render")
         timings["total"] = sum(timings.values())
         return result

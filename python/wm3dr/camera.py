@@ -58,6 +58,11 @@ class Camera:
         """Angle between upper and lower edge along the middle column, degrees (principal point in the centre)."""
         return math.degrees(2.0 * math.atan(self.size[1] / (2.0 * self.focal)))
 
+    @property
+    def horizontal_field_of_view(self) -> float:
+        """Angle between left and right edge along the middle row, degrees (principal point in the centre)."""
+        return math.degrees(2.0 * math.atan(self.size[0] / (2.0 * self.focal)))
+
     def scaled(self, factor: float) -> "Camera":
         """Return the camera of the same photo resized by `factor`; sides are rounded."""
         size = (max(1, round(self.size[0] * factor)), max(1, round(self.size[1] * factor)))
@@ -88,6 +93,40 @@ class Camera:
             raise ValueError("'points' holds points that are not in front of the camera (Z <= 0)")
         return array[..., :2] / array[..., 2:] * self.focal + np.array(self.principal_point)
 
+    def unproject(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Return the points of pixels at a depth, the inverse of `project`.
+
+        Parameters
+        ----------
+        points : (..., 3)
+            x and y in pixels and camera z in mm, Z > 0: the "image" frame.
+
+        Returns
+        -------
+        points : (..., 3) float64
+            Camera frame, mm.
+
+        Raises
+        ------
+        ValueError
+            The last axis is not 3, or some Z <= 0.
+        """
+        array = np.asarray(points, np.float64)
+        if array.shape[-1:] != (3,):
+            raise ValueError(f"'points' has shape {array.shape}, not (..., 3)")
+        z = array[..., 2:]
+        if not (z > 0).all():
+            raise ValueError("'points' holds points that are not in front of the camera (Z <= 0)")
+        return np.concatenate([(array[..., :2] - np.array(self.principal_point)) * z / self.focal, z], axis=-1)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-able."""
         return {"focal": self.focal, "principal_point": list(self.principal_point), "size": list(self.size)}
+
+
+def check_camera(camera: object, size: tuple[int, int] | None = None) -> None:
+    """Raise TypeError where `camera` is no Camera, ValueError where its size is not that of the image."""
+    if not isinstance(camera, Camera):
+        raise TypeError(f"'camera' must be a wm3dr.Camera or None, not {type(camera).__name__}")
+    if size is not None and camera.size != size:
+        raise ValueError(f"'camera' has size {camera.size}, but the image is {size} (width, height)")

@@ -12,6 +12,7 @@ from .camera import Camera
 from .dense import DenseFaces
 from .encoder import EncoderContract
 from .face_model import FaceModel
+from .placement import placed_in_camera
 from .result import Coefficients, Face, Pose
 
 F32 = NDArray[np.float32]
@@ -75,8 +76,7 @@ def decode(
         sides = [FACE_MM * own.focal * scale / t[:, 2] for own, t in zip(cameras, placed, strict=True)]
         chosen = merged(np.concatenate(sides), centers * scale, scores, n_fine)
     target = camera or cameras[int(level_of[chosen].max(initial=0))]
-    moved = [translations_for_camera(t, own, target) for own, t in zip(cameras, placed, strict=True)]
-    translations = np.concatenate(moved)[chosen]
+    translations, level_of = np.concatenate(placed)[chosen], level_of[chosen]
     rows, scores, centers = rows[chosen], scores[chosen], centers[chosen]
     parts = {name: np.ascontiguousarray(rows[:, part]) for name, part in contract.slices().items()}
     illumination = parts["illumination"].reshape(-1, 3, 9)
@@ -84,6 +84,13 @@ def decode(
     rotations = _native.rotations_from_vectors(
         parts["rotation"], translations if contract.rotation_frame == "ray" else None
     )
+    for level, own in enumerate(cameras):
+        moved = np.flatnonzero(level_of == level)
+        if own != target and len(moved):
+            landmarks = face_model.native.landmarks(parts["identity"][moved], parts["expression"][moved])
+            rotations[moved], translations[moved] = placed_in_camera(
+                landmarks, rotations[moved], translations[moved], own, target
+            )
     dense = DenseFaces(
         face_model,
         identity=parts["identity"],
@@ -95,7 +102,7 @@ def decode(
         camera=target,
         threads=threads,
     )
-    return dense, sparse_faces(dense, parts, illumination, rotations, translations, scores, centers)
+    return dense, faces_from_dense(dense, scores, centers)
 
 
 def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int) -> NDArray[np.intp]:
@@ -146,17 +153,22 @@ def sparse_faces(
     scores: F32,
     centers: F32,
 ) -> tuple[Face, ...]:
-    """Return the F faces of `dense`, whose coefficients, rotations and translations these are, with their sparse values."""
+    """Return `faces_from_dense` of the same faces."""
+    return faces_from_dense(dense, scores, centers)
+
+
+def faces_from_dense(dense: DenseFaces, scores: F32, centers: F32) -> tuple[Face, ...]:
+    """Compute the sparse values of F faces, from scores (F,) and centres of the peaks (F, 2) px."""
     camera, native = dense.camera, dense.face_model.native
-    landmarks_model = native.landmarks(parts["identity"], parts["expression"])
-    landmarks_camera = _native.transform(landmarks_model, rotations, translations, 1)
+    unscaled = dense.translations / dense.scales[:, None]  # boxes are those of the face model at its own scale
+    landmarks_camera = _native.transform(dense.landmarks_model, dense.rotations, dense.translations, 1)
     landmarks = _native.project(landmarks_camera, camera.focal, camera.principal_point)
-    poses = _native.pose_from_rotations(rotations)
+    poses = _native.pose_from_rotations(dense.rotations)
     boxes = native.boxes(
-        parts["identity"],
-        parts["expression"],
-        rotations,
-        translations,
+        dense.identity,
+        dense.expression,
+        dense.rotations,
+        unscaled,
         camera.focal,
         camera.principal_point,
         dense.threads,
@@ -169,29 +181,16 @@ def sparse_faces(
             center=centers[index],
             landmarks=landmarks[index],
             landmarks_camera=landmarks_camera[index],
-            rotation=rotations[index],
-            translation=translations[index],
+            rotation=dense.rotations[index],
+            translation=dense.translations[index],
             pose=Pose(*(float(angle) for angle in poses[index])),
             coefficients=Coefficients(
-                identity=parts["identity"][index],
-                expression=parts["expression"][index],
-                albedo=parts["albedo"][index],
-                illumination=illumination[index],
+                identity=dense.identity[index],
+                expression=dense.expression[index],
+                albedo=dense.albedo_coefficients[index],
+                illumination=dense.illumination[index],
             ),
             dense=dense,
         )
-        for index in range(len(scores))
+        for index in range(len(dense))
     )
-
-
-def translations_for_camera(translations: F32, default: Camera, camera: Camera) -> F32:
-    """Return the (F, 3) translations, mm, that keep pixel and size of every model origin under another camera.
-
-    With ``u = c_x + f t_x/t_z``: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``; likewise for y.
-    """
-    if camera == default:
-        return translations
-    pixels = translations[:, :2] / translations[:, 2:] * default.focal + np.array(default.principal_point)
-    depth = translations[:, 2:] * (camera.focal / default.focal)
-    moved = np.concatenate([depth * (pixels - np.array(camera.principal_point)) / camera.focal, depth], axis=1)
-    return moved.astype(np.float32)

@@ -56,21 +56,54 @@ class DenseFaces:
         translations: F32,
         camera: Camera,
         threads: int,
+        scales: F32 | None = None,
+        metric: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Keep the decoded coefficients: (F, K_id), (F, K_exp), (F, K_alb), (F, 3, 9), (F, 3, 3), (F, 3) mm."""
+        """Keep the decoded values.
+
+        Parameters
+        ----------
+        identity, expression, albedo, illumination : (F, K_id), (F, K_exp), (F, K_alb), (F, 3, 9) float32
+            Coefficients (CONVENTIONS.md §4).
+        rotations, translations : (F, 3, 3), (F, 3) float32
+            Model to camera frame, mm; translations carry `scales` already.
+        scales : (F,) float32, optional
+            Millimetres per millimetre of the face model; None is 1.
+        metric : (F,) bool, optional
+            Whether the scale comes from a known size; None is False.
+        """
         self.face_model = face_model
         self.camera = camera
-        self._native = face_model.native
-        self._identity, self._expression, self._albedo = identity, expression, albedo
-        self._illumination, self._rotations, self._translations = illumination, rotations, translations
+        self.identity, self.expression, self.albedo_coefficients = identity, expression, albedo
+        self.illumination, self.rotations, self.translations = illumination, rotations, translations
         self.threads = threads
+        self.scales = np.ones(len(rotations), np.float32) if scales is None else scales
+        self.metric = np.zeros(len(rotations), bool) if metric is None else metric
+        self._native = face_model.native
         self._lock = threading.RLock()
         self._kept: dict[str, Any] = {}
 
-    def __len__(self) -> int:
-        return len(self._rotations)
+    def changed(self, **changes: Any) -> "DenseFaces":
+        """Return the same faces with other values of the constructor's keywords, e.g. `expression=...`."""
+        values: dict[str, Any] = {
+            "identity": self.identity,
+            "expression": self.expression,
+            "albedo": self.albedo_coefficients,
+            "illumination": self.illumination,
+            "rotations": self.rotations,
+            "translations": self.translations,
+            "camera": self.camera,
+            "threads": self.threads,
+            "scales": self.scales,
+            "metric": self.metric,
+        }
+        return DenseFaces(self.face_model, **(values | changes))
 
-    def _once(self, name: str, compute: Callable[[], T]) -> T:
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what `compute` returned when it was first asked for under `name`; arrays become read-only."""
         with self._lock:
             if name not in self._kept:
                 value = compute()
@@ -84,79 +117,67 @@ class DenseFaces:
     @property
     def vertices_model(self) -> F32:
         """(F, N, 3) mm, model frame."""
-        return self._once("vertices_model", lambda: self._native.shapes(self._identity, self._expression, self.threads))
+        return self.once(
+            "vertices_model",
+            lambda: self._scaled(self._native.shapes(self.identity, self.expression, self.threads)),
+        )
 
     @property
     def vertices(self) -> F32:
         """(F, N, 3) mm, camera frame."""
-        return self._once(
-            "vertices",
-            lambda: self._native.vertices_camera(
-                self._identity, self._expression, self._rotations, self._translations, self.threads
-            ),
+
+        def compute() -> F32:
+            unscaled = self.translations / self.scales[:, None]  # exact where the scale is 1
+            return self._scaled(
+                self._native.vertices_camera(self.identity, self.expression, self.rotations, unscaled, self.threads)
+            )
+
+        return self.once("vertices", compute)
+
+    @property
+    def landmarks_model(self) -> F32:
+        """(F, 68, 3) mm, model frame."""
+        return self.once(
+            "landmarks_model", lambda: self._scaled(self._native.landmarks(self.identity, self.expression))
         )
+
+    def _scaled(self, points: F32) -> F32:
+        """Multiply fresh (F, N, 3) points of the face model by the scales, in place."""
+        if (self.scales != 1.0).any():
+            points *= self.scales[:, None, None]
+        return points
 
     @property
     def vertices_px(self) -> F32:
         """(F, N, 2) pixels of the caller's image."""
-        return self._once(
+        return self.once(
             "vertices_px", lambda: _native.project(self.vertices, self.camera.focal, self.camera.principal_point)
         )
 
     @property
     def normals(self) -> F32:
         """(F, N, 3) unit vectors out of the face, camera frame."""
-        return self._once("normals", lambda: self._native.normals(self.vertices, self.threads))
+        return self.once("normals", lambda: self._native.normals(self.vertices, self.threads))
 
     @property
     def albedo(self) -> F32:
         """(F, N, 3) sRGB-encoded reflectance; mostly in [0, 1], not clipped."""
-        return self._once("albedo", lambda: self._native.albedos(self._albedo, self.threads))
+        return self.once("albedo", lambda: self._native.albedos(self.albedo_coefficients, self.threads))
 
     @property
     def colors(self) -> F32:
         """(F, N, 3) albedo times shading (CONVENTIONS.md §6), sRGB-encoded, clipped to [0, 1]."""
-        return self._once("colors", lambda: _native.colors(self.albedo, self.normals, self._illumination, self.threads))
+        return self.once("colors", lambda: _native.colors(self.albedo, self.normals, self.illumination, self.threads))
 
     @property
     def raster(self) -> RasterBuffers:
         """What is seen at each pixel of the caller's image."""
-        return self._once("raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads))
-
-    @property
-    def raster_color(self) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB of the faces, 0 where there is nothing."""
-
-        def compute() -> NDArray[np.uint8]:
-            color = interpolate(self.raster, self.face_model.triangles, self.colors, self.threads)
-            return np.rint(color * np.float32(255.0)).astype(np.uint8)
-
-        return self._once("raster_color", compute)
-
-    @property
-    def raster_alpha(self) -> NDArray[np.uint8]:
-        """(H, W) 255 on a face, 0 where there is nothing."""
-        return self._once("raster_alpha", lambda: (self.raster.triangle_id >= 0).astype(np.uint8) * np.uint8(255))
-
-    @property
-    def raster_region(self) -> NDArray[np.int16]:
-        """(H, W) face-part label of the nearest corner, -1 where there is nothing."""
-
-        def compute() -> NDArray[np.int16]:
-            hit = self.raster.triangle_id >= 0
-            a, b, c = self.raster.barycentric[hit].T
-            nearest = np.where(c > np.maximum(a, b), 2, b > a)
-            labels = self.face_model.regions[self.face_model.triangles].reshape(-1)
-            region = np.full(hit.shape, -1, np.int16)
-            region[hit] = labels[3 * self.raster.triangle_id[hit] + nearest]
-            return region
-
-        return self._once("raster_region", compute)
+        return self.once("raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads))
 
     @property
     def visible(self) -> NDArray[np.bool_]:
         """(F, N) whether the vertex is seen: inside the image, facing the camera, hidden by no face."""
-        return self._once("visible", self._visible)
+        return self.once("visible", self._visible)
 
     def _visible(self) -> NDArray[np.bool_]:
         depth = self.raster.depth
@@ -172,8 +193,9 @@ class DenseFaces:
             surface = depth[y, x]
             # Over one pixel a surface seen at a slant changes its depth by (pixel size) · tan(slant).
             pixel_mm = vertices[:, 2] / self.camera.focal
+            tolerance = VISIBLE_TOLERANCE_MM * self.scales[face]
             slant = np.sqrt(np.maximum(1.0 - cosine**2, 0.0)) / np.maximum(cosine, 0.05)
-            hidden = (surface > 0) & (vertices[:, 2] > surface + VISIBLE_TOLERANCE_MM + pixel_mm * slant)
+            hidden = (surface > 0) & (vertices[:, 2] > surface + tolerance + pixel_mm * slant)
             visible[face] = inside & (cosine > 0) & ~hidden
         return visible
 

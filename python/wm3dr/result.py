@@ -6,24 +6,26 @@ when the first is asked for, then kept.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .camera import Camera
+from .camera import Camera, check_camera
 from .dense import OPENGL_FROM_CAMERA, DenseFaces
 from .face_model import FaceModel
+from .frames import Frame, change_frame, check_frame
+from .maps import Raster
 
 if TYPE_CHECKING:
     import trimesh
     from PIL.Image import Image
 
     from .image import ImageSource
+    from .placement import Sizes
 
 F32 = NDArray[np.float32]
-Frame = Literal["opengl", "camera", "model"]
 
 LANDMARK_GROUPS: dict[str, slice] = {
     "jaw": slice(0, 17),
@@ -93,26 +95,8 @@ class Mesh:
 
 
 @dataclass(frozen=True, eq=False)
-class Raster:
-    """What is seen at each pixel of the caller's image (CONVENTIONS.md §7); one depth buffer for all faces."""
-
-    color: NDArray[np.uint8]
-    """(H, W, 3) RGB of the rendered faces, 0 where there is nothing."""
-    alpha: NDArray[np.uint8]
-    """(H, W) 255 on a face, 0 where there is nothing."""
-    depth: F32
-    """(H, W) camera z, mm; 0 where there is nothing."""
-    face_id: NDArray[np.int32]
-    """(H, W) number of the face in `result.faces`; -1 where there is nothing."""
-    triangle_id: NDArray[np.int32]
-    """(H, W) number of the triangle in `face_model.triangles`; -1 where there is nothing."""
-    region: NDArray[np.int16]
-    """(H, W) face-part label, an index of `face_model.region_names`; -1 where there is nothing."""
-
-
-@dataclass(frozen=True, eq=False)
 class Face:
-    """One face. Pixels are the caller's; millimetres have the scale of the face model (not metric)."""
+    """One face. Pixels are the caller's; millimetres have the scale of the face model unless it is `metric`."""
 
     index: int
     """Position in `result.faces`; also its `face_id` in rasters."""
@@ -143,6 +127,23 @@ class Face:
         return self.dense.face_model
 
     @property
+    def metric(self) -> bool:
+        """Whether millimetres are real ones, from a known size (`Result.with_scale`), or the face model's."""
+        return bool(self.dense.metric[self.index])
+
+    @property
+    def scale(self) -> float:
+        """Millimetres per millimetre of the face model: 1 unless a size was given."""
+        return float(self.dense.scales[self.index])
+
+    @property
+    def ipd_mm(self) -> float:
+        """Distance between the eyes (midpoints of their corners) in the neutral expression, mm."""
+        from .placement import interpupillary_mm
+
+        return self.scale * float(interpupillary_mm(self.face_model, self.coefficients.identity[None])[0])
+
+    @property
     def blendshapes(self) -> dict[str, float]:
         """Expression coefficients by name."""
         values = _floats(self.coefficients.expression)
@@ -169,6 +170,11 @@ class Face:
         return self.dense.visible[self.index]
 
     @property
+    def landmarks_visible(self) -> NDArray[np.bool_]:
+        """(68,) the same for the landmarks."""
+        return self.visible[self.face_model.landmark_vertices]
+
+    @property
     def albedo(self) -> F32:
         """(N, 3) sRGB-encoded reflectance; mostly in [0, 1], not clipped."""
         return self.dense.albedo[self.index]
@@ -178,6 +184,42 @@ class Face:
         """(N, 3) albedo times shading, sRGB-encoded, in [0, 1]."""
         return self.dense.colors[self.index]
 
+    def vertices_in(self, frame: Frame) -> F32:
+        """Return the (N, 3) vertices in a frame (CONVENTIONS.md §2).
+
+        Parameters
+        ----------
+        frame : "model", "camera", "opengl" or "image"
+            mm; "image" is x and y in pixels of the photo and camera z in mm, what `Camera.unproject` takes.
+
+        Raises
+        ------
+        ValueError
+            `frame` is none of these.
+        """
+        check_frame(frame)
+        if frame == "model":
+            return self.dense.vertices_model[self.index]
+        if frame == "opengl":
+            return self.vertices * OPENGL_FROM_CAMERA
+        if frame == "image":
+            return np.concatenate([self.vertices_px, self.vertices[:, 2:]], axis=1)
+        return self.vertices
+
+    def change_frame(self, points: ArrayLike, source: Frame, target: Frame) -> NDArray[np.float64]:
+        """Carry (..., 3) points from one frame to another: glasses of the model frame into the photo, say.
+
+        Frames are those of `vertices_in`; see `wm3dr.frames.change_frame`, also for what it raises.
+        """
+        return change_frame(
+            points,
+            source,
+            target,
+            rotation=self.rotation,
+            translation=self.translation,
+            camera=self.dense.camera,
+        )
+
     def mesh(self, frame: Frame = "opengl") -> Mesh:
         """Return the coloured mesh.
 
@@ -185,16 +227,18 @@ class Face:
         ----------
         frame : "opengl", "camera" or "model"
             OpenGL (x right, y up, z towards the camera) is what 3D software expects.
+
+        Raises
+        ------
+        ValueError
+            `frame` is none of these.
         """
-        if frame not in ("opengl", "camera", "model"):
-            raise ValueError(f"'frame' must be 'opengl', 'camera' or 'model', not {frame!r}")
+        check_frame(frame, frames=("opengl", "camera", "model"))
         if frame == "model":
-            vertices = self.dense.vertices_model[self.index]
             normals = self.normals @ self.rotation
         else:
-            signs = OPENGL_FROM_CAMERA if frame == "opengl" else np.ones(3, np.float32)
-            vertices, normals = self.vertices * signs, self.normals * signs
-        return Mesh(vertices, normals, self.colors, self.face_model.triangles, frame)
+            normals = self.normals * OPENGL_FROM_CAMERA if frame == "opengl" else self.normals
+        return Mesh(self.vertices_in(frame), normals, self.colors, self.face_model.triangles, frame)
 
     def to_trimesh(self) -> "trimesh.Trimesh":
         """Return the mesh as a `trimesh.Trimesh`, OpenGL frame, mm."""
@@ -217,6 +261,8 @@ class Face:
             "rotation": _floats(self.rotation),
             "translation": _floats(self.translation),
             "pose": self.pose._asdict(),
+            "metric": self.metric,
+            "scale": _floats(self.scale),
             "coefficients": {
                 "identity": _floats(self.coefficients.identity),
                 "expression": _floats(self.coefficients.expression),
@@ -262,17 +308,84 @@ class Result:
         """The model that the faces were decoded with."""
         return self.dense.face_model
 
+    @property
+    def metric(self) -> bool:
+        """Whether every face is `metric`; false without faces."""
+        return bool(self.faces) and all(face.metric for face in self.faces)
+
+    def with_dense(self, dense: DenseFaces) -> "Result":
+        """Return the result with the same faces at other values, e.g. of `result.dense.changed(...)`."""
+        from .decode import faces_from_dense
+
+        scores = np.array([face.score for face in self.faces], np.float32)
+        centers = np.array([face.center for face in self.faces], np.float32).reshape(-1, 2)
+        faces = faces_from_dense(dense, scores, centers)
+        return replace(self, faces=faces, camera=dense.camera, dense=dense)
+
+    def with_camera(self, camera: Camera) -> "Result":
+        """Return the result in another camera of the same photo, e.g. the real one.
+
+        Shapes stay, and so do the rotations against the viewing ray; translations are solved anew so that the
+        landmarks stay on their pixels as nearly as they can (`wm3dr.placement.placed_in_camera`; docs/cameras.md
+        says how nearly). `reconstruct(..., camera=camera)` does the same at once.
+
+        Raises
+        ------
+        TypeError
+            `camera` is no Camera.
+        ValueError
+            It is of another image size, or its focal length is so short that a face would reach behind it.
+        """
+        from .placement import in_camera
+
+        check_camera(camera, self.size)
+        return self if camera == self.camera else self.with_dense(in_camera(self.dense, camera))
+
+    def with_scale(self, ipd_mm: "Sizes") -> "Result":
+        """Return the result in real millimetres, from the distance between the eyes.
+
+        Translations, vertices and depth scale with it, every face by its own factor about the camera; projections and
+        rotations stay. Sizes are then as true as `ipd_mm`; distances also need the camera's true focal length.
+
+        Parameters
+        ----------
+        ipd_mm : float, sequence of F floats, or dict
+            Inter-pupillary distance in mm, of everybody, of each face, or by the number of the face. Faces that a
+            dict does not name keep their scale. The mean of adults is 63 mm.
+
+        Raises
+        ------
+        TypeError
+            It is none of these.
+        ValueError
+            A distance is not between 30 and 90 mm, their number is not that of the faces, or there is no such face.
+        """
+        from .placement import with_scale
+
+        return self.with_dense(with_scale(self.dense, ipd_mm))
+
     def render(self) -> Raster:
-        """Draw all faces at the size of the photo, with one depth buffer. Computed once, then kept."""
-        buffers = self.dense.raster
-        return Raster(
-            color=self.dense.raster_color,
-            alpha=self.dense.raster_alpha,
-            depth=buffers.depth,
-            face_id=buffers.face_id,
-            triangle_id=buffers.triangle_id,
-            region=self.dense.raster_region,
-        )
+        """Return the maps of the photo: face ids, depth, normals, PNCC, face parts, colour.
+
+        One raster pass with one depth buffer for all faces serves them all; each map is computed when first asked for,
+        then kept.
+        """
+        return Raster(self.dense)
+
+    def save_maps(self, folder: str | os.PathLike[str]) -> None:
+        """Write the maps as PNG and TIFF files into a folder, made if new; docs/maps.md has their encoding.
+
+        face_id.png, region.png, depth.tiff, normals.png, pncc.png and, where there are faces, visibility.png;
+        `wm3dr.read_map` reads them back.
+
+        Raises
+        ------
+        OSError
+            They cannot be written.
+        """
+        from .mapfiles import save_maps
+
+        save_maps(self, folder)
 
     def draw(self, image: "ImageSource | None" = None, kind: str = "overlay", **options: Any) -> "Image":
         """Draw the result on its photo.
@@ -322,12 +435,13 @@ class Result:
         save_result(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything sparse, JSON-able: size, camera, provider, timings, face_model, faces."""
+        """Return everything sparse, JSON-able: size, camera, metric, provider, timings, face_model, faces."""
         return {
             "format": "wm3dr-result",
             "version": 1,
             "size": list(self.size),
             "camera": self.camera.to_dict(),
+            "metric": self.metric,
             "provider": self.provider,
             "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
             "face_model": {"name": self.face_model.name, "sha256": self.face_model.sha256},
