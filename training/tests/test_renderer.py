@@ -1,5 +1,8 @@
 """Differentiable image formation against the native rasterizer, and its gradients by finite differences."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -104,11 +107,87 @@ def test_no_faces_render_nothing(scene):
     assert shown.values.shape == (0, 4, 16, 16) and shown.mask.shape == (0, 1, 16, 16)
 
 
-def test_pytorch3d_agrees_where_it_is_installed(scene):
-    pytest.importorskip("pytorch3d", reason="PyTorch3D, the second backend, is not installed")
+class MeshesByTheDocs:
+    """PyTorch3D's `Meshes`, as far as its rasterizer reads it: (N, V, 3) vertices and (N, F, 3) triangles, packed."""
+
+    def __init__(self, verts, faces):
+        self.count, self.per_mesh = faces.shape[0], faces.shape[1]
+        first = torch.arange(self.count)[:, None, None] * verts.shape[1]
+        self.corners = verts.reshape(-1, 3)[(faces + first).reshape(-1, 3)]  # (N F, 3, 3)
+
+
+def rasterize_meshes_by_the_docs(
+    meshes,
+    image_size,
+    blur_radius=0.0,
+    faces_per_pixel=8,
+    max_faces_per_bin=None,
+    perspective_correct=False,
+    cull_backfaces=False,
+):
+    """The conventions that PyTorch3D documents for `rasterize_meshes`, slowly: +x left, +y up, packed ids."""
+    assert blur_radius == 0.0 and faces_per_pixel == 1 and max_faces_per_bin >= meshes.per_mesh
+    ids = torch.full((meshes.count, image_size, image_size, 1), -1)
+    end = -1 + (2 * torch.arange(image_size) + 1.0) / image_size
+    for mesh in range(meshes.count):
+        nearest = torch.full((image_size, image_size), float("inf"))
+        for face in range(mesh * meshes.per_mesh, (mesh + 1) * meshes.per_mesh):
+            (x0, y0, z0), (x1, y1, z1), (x2, y2, z2) = meshes.corners[face]
+            area = (x2 - x0) * (y1 - y0) - (y2 - y0) * (x1 - x0)
+            if min(z0, z1, z2) < 1e-8 or area.abs() <= 1e-8 or (cull_backfaces and area < 0):
+                continue
+            y, x = torch.meshgrid(end.flip(0), end.flip(0), indexing="ij")
+            w = [
+                ((x - ax) * (by - ay) - (y - ay) * (bx - ax)) / area
+                for ax, ay, bx, by in ((x1, y1, x2, y2), (x2, y2, x0, y0), (x0, y0, x1, y1))
+            ]
+            inside = (w[0] > 0) & (w[1] > 0) & (w[2] > 0)
+            if perspective_correct:
+                w = [w[0] * z1 * z2, z0 * w[1] * z2, z0 * z1 * w[2]]
+                w = [one / sum(w) for one in w]
+            z = w[0] * z0 + w[1] * z1 + w[2] * z2
+            closer = inside & (z < nearest)
+            nearest[closer] = z[closer]
+            ids[mesh, :, :, 0][closer] = face
+    return ids, None, None, None
+
+
+@pytest.fixture()
+def documented_pytorch3d(monkeypatch):
+    """Modules named as PyTorch3D's with its documented conventions: the package itself cannot be installed here."""
+    structures, mesh = types.ModuleType("pytorch3d.structures"), types.ModuleType("pytorch3d.renderer.mesh")
+    structures.Meshes, mesh.rasterize_meshes = MeshesByTheDocs, rasterize_meshes_by_the_docs
+    for name in ("pytorch3d", "pytorch3d.renderer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "pytorch3d.structures", structures)
+    monkeypatch.setitem(sys.modules, "pytorch3d.renderer.mesh", mesh)
+
+
+def assert_same_ids(scene, backend):
     vertices, triangles, attributes = scene
     a = render(vertices, triangles, attributes, FOCAL, POINT, SIZE, NativeTriangleIds(1))
-    b = render(vertices, triangles, attributes, FOCAL, POINT, SIZE, PyTorch3DTriangleIds())
+    b = render(vertices, triangles, attributes, FOCAL, POINT, SIZE, backend)
     both = (a.mask * b.mask)[:, 0] > 0
+    assert both.float().mean() > 0.1
     assert (a.mask != b.mask).float().mean() < 0.01  # pixels whose centre is on an outline
     assert (a.values - b.values).abs().amax(1)[both].quantile(0.99) < 1e-3
+
+
+def test_pytorch3d_agrees_where_it_is_installed(scene):
+    pytest.importorskip("pytorch3d", reason="PyTorch3D, the second backend, is not installed")
+    assert_same_ids(scene, PyTorch3DTriangleIds())
+
+
+def test_the_second_backend_speaks_the_conventions_that_pytorch3d_documents(scene, documented_pytorch3d):
+    backend = PyTorch3DTriangleIds()
+    assert_same_ids(scene, backend)
+    vertices, triangles, _ = scene
+    # turned inside out nothing is left; a corner behind the camera takes its triangles away, in both backends alike
+    assert (backend(vertices, triangles.flip(1), FOCAL, POINT, 24) == -1).all()
+    cut = vertices.clone()
+    cut[0, 84, 2] = -5.0  # the middle vertex of the patch
+    ids, native = (b(cut, triangles, FOCAL, POINT, SIZE)[0] for b in (backend, NativeTriangleIds(1)))
+    gone = (triangles == 84).any(1).nonzero()[:, 0]
+    assert not torch.isin(ids, gone).any() and not torch.isin(native, gone).any()
+    assert ((ids >= 0) != (native >= 0)).float().mean() < 0.01
+    assert backend(vertices[:0], triangles, FOCAL[:0], POINT[:0], 16).shape == (0, 16, 16)

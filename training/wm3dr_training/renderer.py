@@ -20,6 +20,8 @@ from torch import Tensor
 
 from wm3dr import _native
 
+NEAR = 1.0  # mm; triangles that reach in front of it are not drawn (CONVENTIONS.md §7)
+
 
 class TriangleIds(Protocol):
     """A backend: which triangle each pixel of each face's window shows."""
@@ -57,7 +59,12 @@ class NativeTriangleIds:
 
 
 class PyTorch3DTriangleIds:
-    """PyTorch3D's rasterizer, the paper's; raises ImportError where it is not installed."""
+    """PyTorch3D's rasterizer, the paper's; raises ImportError where it is not installed.
+
+    Its x points left and y up, both −1 … 1 over a square image; the centre of column j lies at 1 − (2j + 1) / size; a
+    triangle that is counter-clockwise as seen is a front; ids count on from mesh to mesh of the batch; a triangle with
+    a corner at z < 0 is left out (facebookresearch/pytorch3d, csrc/rasterize_meshes).
+    """
 
     def __init__(self) -> None:
         from pytorch3d.renderer.mesh import rasterize_meshes
@@ -68,12 +75,23 @@ class PyTorch3DTriangleIds:
     def __call__(
         self, vertices: Tensor, triangles: Tensor, focal: Tensor, principal_point: Tensor, size: int
     ) -> Tensor:
-        pixels = principal_point[:, None] + focal[:, None, None] * vertices[..., :2] / vertices[..., 2:]
-        ndc = torch.cat([1 - 2 * pixels / size, vertices[..., 2:]], dim=-1)  # PyTorch3D's x points left, y up
-        meshes = self._meshes(ndc.detach(), triangles[None].expand(len(ndc), -1, -1))
-        ids = self._rasterize(meshes, image_size=size, blur_radius=0.0, faces_per_pixel=1, cull_backfaces=True)[0][
-            ..., 0
-        ]
+        vertices = vertices.detach().float()
+        if not len(vertices):
+            return torch.full((0, size, size), -1, dtype=torch.long, device=vertices.device)
+        depth = vertices[..., 2:]
+        in_front = depth >= NEAR
+        pixels = principal_point[:, None] + focal[:, None, None] * vertices[..., :2] / depth.clamp_min(NEAR)
+        ndc = torch.cat([1 - 2 * pixels / size, torch.where(in_front, depth, -1.0)], dim=-1)
+        meshes = self._meshes(ndc, triangles[None].expand(len(ndc), -1, -1))
+        ids = self._rasterize(
+            meshes,
+            image_size=size,
+            blur_radius=0.0,
+            faces_per_pixel=1,
+            max_faces_per_bin=len(triangles),  # a small face lies in a single bin; what does not fit in is not drawn
+            perspective_correct=True,  # else depths on a triangle are interpolated as if it were parallel to the image
+            cull_backfaces=True,
+        )[0][..., 0]
         offset = torch.arange(len(ndc), device=ids.device)[:, None, None] * len(triangles)
         return torch.where(ids >= 0, ids - offset, ids)
 
