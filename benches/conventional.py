@@ -62,7 +62,7 @@ class Conventional:
         """Return centres (F, 2) and heights (F,) of the faces, pixels of the photo."""
         contract = self.detector.contract
         given = network_input(photo, self.max_side)
-        heatmap, maps = self.detector.predict(given.tensor)
+        heatmap, maps = self.detector.predict(given.pixels)
         cells, _ = _native.find_peaks(heatmap[0, 0], contract.peak_threshold, contract.peak_window)
         rows = self.detector.rows(maps[0], cells)
         depth_mm = 100.0 * (10.0 + rows[:, contract.slices()["translation"]][:, 2])
@@ -90,8 +90,8 @@ class Conventional:
             found = np.concatenate(each)
         return Found(found * (sides / CROP)[:, None, None].astype(np.float32) + corners[:, None].astype(np.float32))
 
-    def _encode(self, crops: F32) -> F32:
-        """(F, 3, 224, 224) -> rows (F, C) at the cell in the middle."""
+    def _encode(self, crops: NDArray[np.uint8]) -> F32:
+        """(F, 224, 224, 3) -> rows (F, C) at the cell in the middle."""
         _, maps = self.encoder.predict(crops)
         return np.concatenate([self.encoder.rows(features, CENTRE_CELL) for features in maps])
 
@@ -110,8 +110,8 @@ class Conventional:
         return np.stack([face.landmarks for face in faces])
 
 
-def _crop(image: PIL.Image.Image, corner: F32, side: float) -> F32:
-    """Cut a square out of the photo, 0 outside it: (1, 3, 224, 224)."""
+def _crop(image: PIL.Image.Image, corner: F32, side: float) -> NDArray[np.uint8]:
+    """Cut a square out of the photo, 0 outside it: (1, 224, 224, 3)."""
     scale = CROP / float(side)
     matrix = (1 / scale, 0, float(corner[0]), 0, 1 / scale, float(corner[1]))
     if scale < 1:
@@ -123,7 +123,7 @@ def _crop(image: PIL.Image.Image, corner: F32, side: float) -> F32:
         cut.paste(part, (round((box[0] - float(corner[0])) * scale), round((box[1] - float(corner[1])) * scale)))
     else:
         cut = image.transform((CROP, CROP), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1)[None], np.float32)
+    return np.asarray(cut)[None]
 
 
 @click.command()

@@ -47,11 +47,11 @@ def test_call(benchmark, encoder, face_model, size, faces, render):
 @pytest.mark.parametrize("size", SIZES)
 def test_preprocess(benchmark, size):
     given = benchmark(network_input, photo(size), size)
-    assert given.tensor.shape == (1, 3, size, size)
+    assert given.pixels.shape == (1, size, size, 3)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_encode(benchmark, encoder, face_model, size):
     encoder.plant(face_model, 1, (size, size))
-    heatmap, _ = benchmark(encoder.predict, network_input(photo(size), size).tensor)
+    heatmap, _ = benchmark(encoder.predict, network_input(photo(size), size).pixels)
     assert heatmap.shape == (1, 1, size // 8, size // 8)

@@ -155,13 +155,42 @@ def planted_encoder_with_head(path: Path, face_model: FaceModel, **metadata: str
         helper.make_node("Mul", ["features", "slope"], ["varied"]),
         helper.make_node("Add", ["varied", "base"], ["coefficients"]),
     ]
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["M", None]) for n in ("features", "coefficients")]
-    weights = [numpy_helper.from_array(v.reshape(1, -1), n) for n, v in (("slope", slope), ("base", base))]
-    graph = helper.make_graph(head_nodes, "head_for_tests", values[:1], values[1:], weights)
+    carried = {"wm3dr_version": "2", "head": _head(head_nodes, {"slope": slope, "base": base}, TensorProto.FLOAT)}
+    return _save(path, nodes, constants, encoder_metadata(face_model, **(carried | metadata)), "features")
+
+
+def planted_encoder_of_pixels(path: Path, face_model: FaceModel, **metadata: str) -> Path:
+    """`planted_encoder` by contract version 3: pixels in, the green as uint8 out."""
+    base, slope = planted_rows()
+    nodes = [
+        helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Split", ["cells"], ["red", "green", "blue"], axis=1),
+        helper.make_node("Mul", ["red", "scale"], ["heatmap"]),
+        helper.make_node("Round", ["green"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["stored"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["stored"], ["features"], perm=[0, 2, 3, 1]),
+    ]
+    head_nodes = [
+        helper.make_node("Cast", ["features"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "slope"], ["varied"]),
+        helper.make_node("Add", ["varied", "base"], ["coefficients"]),
+    ]
+    head = _head(head_nodes, {"slope": slope / np.float32(255), "base": base}, TensorProto.UINT8)
+    carried = encoder_metadata(face_model, **({"wm3dr_version": "3", "head": head} | metadata))
+    return _save(path, nodes, {"scale": np.float32(1 / 255.0)}, carried, "features", TensorProto.UINT8)
+
+
+def _head(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[Any]], stored: int) -> str:
+    """A graph features -> coefficients as metadata carries it."""
+    features = helper.make_tensor_value_info("features", stored, ["M", None])
+    coefficients = helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["M", None])
+    weights = [numpy_helper.from_array(value.reshape(1, -1), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "head_for_tests", [features], [coefficients], weights)
     head = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(head)
-    carried = {"wm3dr_version": "2", "head": base64.b64encode(head.SerializeToString()).decode()}
-    return _save(path, nodes, constants, encoder_metadata(face_model, **(carried | metadata)), "features")
+    return base64.b64encode(head.SerializeToString()).decode()
 
 
 def random_encoder_for_tests(path: Path, face_model: FaceModel, **metadata: str) -> Path:
@@ -186,11 +215,13 @@ def _save(
     constants: dict[str, NDArray[Any]],
     metadata: dict[str, str],
     maps: str = "coefficients",
+    stored: int = TensorProto.FLOAT,
 ) -> Path:
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["B", 3, "H", "W"])
+    planes = stored == TensorProto.FLOAT
+    image = helper.make_tensor_value_info("image", stored, ["B", 3, "H", "W"] if planes else ["B", "H", "W", 3])
     outputs = [
         helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, ["B", 1, "h", "w"]),
-        helper.make_tensor_value_info(maps, TensorProto.FLOAT, ["B", "C", "h", "w"]),
+        helper.make_tensor_value_info(maps, stored, ["B", "C", "h", "w"] if planes else ["B", "h", "w", "C"]),
     ]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "for_tests", [image], outputs, initializers)

@@ -162,7 +162,7 @@ def test_an_encoder_of_another_face_model(encoder, tmp_path):
     ("changes", "message"),
     [
         ({"wm3dr_format": "other"}, "not a wm3dr encoder"),
-        ({"wm3dr_version": "9"}, "contract version is '9'; this wm3dr runs versions 1, 2"),
+        ({"wm3dr_version": "9"}, "contract version is '9'; this wm3dr runs versions 1, 2, 3"),
         ({"layout": "[]"}, "'layout' has groups"),
         ({"layout": "{"}, "'layout' is not JSON"),
         ({"stride": "5"}, "'stride' is 5, which does not divide 32"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from builders import planted_encoder, planted_encoder_with_head
+from builders import planted_encoder, planted_encoder_of_pixels, planted_encoder_with_head
 from click.testing import CliRunner
 
 import wm3dr
@@ -10,7 +10,7 @@ from wm3dr import bench
 from wm3dr.cli import main
 
 
-@pytest.mark.parametrize("make", [planted_encoder, planted_encoder_with_head])
+@pytest.mark.parametrize("make", [planted_encoder, planted_encoder_with_head, planted_encoder_of_pixels])
 def test_planted_faces_are_where_and_as_high_as_planted(tmp_path, face_model, make):
     planted = bench.PlantedEncoder(make(tmp_path / "encoder.onnx", face_model), threads=1)
     planted.plant(face_model, 6, (256, 160))  # less than LARGEST apart

@@ -30,9 +30,9 @@ def test_contract(encoder, face_model):
 
 
 def test_predict(encoder):
-    image = np.zeros((2, 3, 64, 96), np.float32)
-    image[1, 0, 8:16, 16:24], image[1, 1, 8:16, 16:24] = 255, 102
-    heatmap, coefficients = Encoder(encoder).predict(image)
+    pixels = np.zeros((2, 64, 96, 3), np.uint8)
+    pixels[1, 8:16, 16:24, :2] = 255, 102
+    heatmap, coefficients = Encoder(encoder).predict(pixels)
     assert heatmap.shape == (2, 1, 8, 12) and coefficients.shape == (2, N_COEFFICIENTS, 8, 12)
     assert heatmap[1, 0, 1, 2] == pytest.approx(1.0) and heatmap.sum() == pytest.approx(1.0)
     base, slope = planted_rows()
@@ -46,14 +46,28 @@ def test_an_encoder_with_other_outputs_is_refused(tmp_path, face_model):
     model = onnx.load(path)
     model.graph.output.pop()
     onnx.save(model, path)
-    with pytest.raises(wm3dr.ModelError, match=r"are not float32 \['image'\] and \['coefficients', 'heatmap'\]"):
+    with pytest.raises(wm3dr.ModelError, match=r"are not {'image': 'float'} and {'heatmap': 'float', 'coe"):
         Encoder(path)
 
 
 def test_an_encoder_that_breaks_its_stride_is_refused(tmp_path, face_model):
     path = planted_encoder(tmp_path / "encoder.onnx", face_model, stride="16")
     with pytest.raises(wm3dr.ModelError, match=r"'heatmap' \(1, 1, 8, 8\) .* are not"):
-        Encoder(path).predict(np.zeros((1, 3, 64, 64), np.float32))
+        Encoder(path).predict(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "error", "message"),
+    [
+        (np.zeros((1, 64, 64, 3), np.float32), TypeError, "'pixels' has dtype float32, not uint8"),
+        (np.zeros((1, 3, 64, 64), np.uint8), ValueError, r"'pixels' has shape \(1, 3, 64, 64\), not \(B, H, W, 3\)"),
+        (np.zeros((64, 64, 3), np.uint8), ValueError, r"not \(B, H, W, 3\)"),
+        (np.zeros((1, 64, 48, 3), np.uint8), ValueError, "multiples of 32"),
+    ],
+)
+def test_what_is_no_input_is_refused(encoder, pixels, error, message):
+    with pytest.raises(error, match=message):
+        Encoder(encoder).predict(pixels)
 
 
 def test_cuda_without_cuda_raises(encoder, monkeypatch):

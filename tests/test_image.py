@@ -34,16 +34,16 @@ def test_letterbox_keeps_scale_and_places(width, height, max_side):
     found = network_input(photo, max_side)
     assert found.size == (width, height)
     assert found.scale == min(1.0, max_side / max(width, height))
-    _, channels, rows, columns = found.tensor.shape
+    _, rows, columns, channels = found.pixels.shape
     assert (channels, rows % 32, columns % 32) == (3, 0, 0)
     inner = [max(1, int(side * found.scale + 1e-6)) for side in (width, height)]
     assert columns - 32 < inner[0] <= columns and rows - 32 < inner[1] <= rows
-    assert (found.tensor[0, :, inner[1] :] == PADDING).all() and (found.tensor[0, :, :, inner[0] :] == PADDING).all()
+    assert (found.pixels[0, inner[1] :] == PADDING).all() and (found.pixels[0, :, inner[0] :] == PADDING).all()
     if found.scale == 1.0:
-        np.testing.assert_array_equal(found.tensor[0].transpose(1, 2, 0)[:height, :width], photo)
+        np.testing.assert_array_equal(found.pixels[0, :height, :width], photo)
     if min(inner) >= 8:
         # A network pixel (i, j) shows the place ((j + ½)/s, (i + ½)/s) of the photo, away from the clamped edges.
-        red = found.tensor[0, 0, : inner[1], : inner[0]]
+        red = found.pixels[0, : inner[1], : inner[0], 0]
         place = 255 * (np.arange(inner[0]) + 0.5) / found.scale / width
         edge = slice(2, -2)
         assert np.abs(red[:, edge] - place[None, edge]).max() <= 1.5
@@ -59,7 +59,7 @@ def test_exif_orientation_as_pillow_applies_it(orientation, size):
     found, expected = network_input(data, 200), network_input(upright, 200)
     assert (found.size, found.scale) == (expected.size, expected.scale)
     # 1203 px are decoded at a quarter; the partial pixels at its edges are the only ones that may differ more.
-    difference = np.abs(found.tensor - expected.tensor)
+    difference = np.abs(found.pixels.astype(int) - expected.pixels)
     assert difference.max() <= 6 and difference.mean() <= 0.5
 
 

@@ -163,7 +163,7 @@ class Reconstructor:
         size = levels[0].size
         if camera is not None:
             check_camera(camera, size)
-        outputs = [self.encoder.predict(level.tensor) for level in levels]
+        outputs = [self.encoder.predict(level.pixels) for level in levels]
         watch.lap("encode")
         peaks = [self._peaks(level, *output) for level, output in zip(levels, outputs, strict=True)]
         del outputs

@@ -81,16 +81,16 @@ class PlantedEncoder(Encoder):
         self._rows = planted_rows(self, face_model, faces, min(FILL * step, LARGEST))
         self._planted_size = size
 
-    def predict(self, image: F32) -> tuple[F32, F32]:
+    def predict(self, pixels: NDArray[np.uint8]) -> tuple[F32, NDArray[Any]]:
         """Run the network; the heatmap is 1 at the planted faces and 0 elsewhere, and in smaller inputs."""
-        heatmap, maps = super().predict(image)
+        heatmap, maps = super().predict(pixels)
         heatmap = np.zeros_like(heatmap)
         width, height = self._planted_size
-        if image.shape[2] >= height and image.shape[3] >= width:
+        if pixels.shape[1] >= height and pixels.shape[2] >= width:
             heatmap[0, 0, self._cells[:, 0], self._cells[:, 1]] = 1.0
         return heatmap, maps
 
-    def rows(self, maps: F32, cells: NDArray[np.int32]) -> F32:
+    def rows(self, maps: NDArray[Any], cells: NDArray[np.int32]) -> F32:
         """Compute the network's rows at the cells, then return those of the planted faces."""
         super().rows(maps, cells)
         return self._rows[: len(cells)]

@@ -26,10 +26,16 @@ from .image import MULTIPLE
 from .threads import check_threads
 
 FORMAT = "wm3dr-encoder"
-MAPS = {"1": "coefficients", "2": "features"}
-"""Contract version -> the map that the graph returns beside `heatmap`. Version 1 returns a coefficient row per cell;
-version 2 what the rows are made of, and carries the last layers as a graph of its own (metadata `head`, base64 of
-ONNX, `features` (M, F) -> `coefficients` (M, C)), which is evaluated at the peaks alone."""
+MAPS = {"1": "coefficients", "2": "features", "3": "features"}
+"""Contract version -> the map that the graph returns beside `heatmap`.
+
+1. `image` (B, 3, H, W) float32 RGB 0-255 -> `coefficients` (B, C, h, w), a coefficient row per cell.
+2. The same image -> `features` (B, F, h, w), of which the rows are made. The file carries the last layers as a graph of
+   its own (metadata `head`, base64 of ONNX, `features` (M, F) -> `coefficients` (M, C)), evaluated at the peaks alone.
+3. As 2, but without numbers that an 8-bit network does not need: `image` (B, H, W, 3) uint8 RGB -> `features`
+   (B, h, w, F) uint8, which the head takes as they are.
+
+`heatmap` is (B, 1, h, w) float32 in all. h = H/stride, w = W/stride."""
 GROUPS = ("identity", "expression", "albedo", "rotation", "illumination", "translation")
 """Coefficient groups in the order of a row (CONVENTIONS.md §4)."""
 FIXED_WIDTHS = {"rotation": 3, "illumination": 27, "translation": 3}
@@ -230,7 +236,8 @@ class Encoder:
         try:
             self.contract = EncoderContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
             self._map = MAPS[self.contract.version]
-            _check_signature(self._session, {"image"}, {"heatmap", self._map})
+            stored = "uint8" if self.contract.version == "3" else "float"
+            _check_signature(self._session, {"image": stored}, {"heatmap": "float", self._map: stored})
             self._head = self._open_head() if self._map == "features" else None
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from error
@@ -251,47 +258,61 @@ class Encoder:
             raise ModelError(f"metadata 'head' is not base64: {error}") from error
         except Exception as error:  # onnxruntime raises its own types, which differ between versions
             raise ModelError(f"metadata 'head': onnxruntime cannot open it: {error}") from error
-        _check_signature(head, {"features"}, {"coefficients"})
+        stored = "uint8" if self.contract.version == "3" else "float"
+        _check_signature(head, {"features": stored}, {"coefficients": "float"})
         return head
 
-    def predict(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Run the network; `rows` makes coefficients of its second map.
 
         Parameters
         ----------
-        image : (B, 3, H, W) float32
-            RGB 0-255; H and W multiples of 32.
+        pixels : (B, H, W, 3) uint8
+            RGB; H and W multiples of 32.
 
         Returns
         -------
         heatmap : (B, 1, H/stride, W/stride) float32
             Probability that a face has its centre in the cell.
-        maps : (B, C or F, H/stride, W/stride) float32
-            What the coefficient row of each cell is made of: the row itself (contract version 1) or features (2).
+        maps : array
+            What the coefficient row of each cell is made of, as the graph returns it (`MAPS`): (B, C or F, H/stride,
+            W/stride) float32, or (B, H/stride, W/stride, F) uint8.
 
         Raises
         ------
+        TypeError, ValueError
+            `pixels` are not uint8, or not (B, H, W, 3) with sides that are multiples of 32.
         ModelError
             The network returned other shapes than its contract says.
         """
-        batch, _, height, width = image.shape
+        if pixels.dtype != np.uint8:
+            raise TypeError(f"'pixels' has dtype {pixels.dtype}, not uint8")
+        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % MULTIPLE or pixels.shape[2] % MULTIPLE:
+            raise ValueError(
+                f"'pixels' has shape {pixels.shape}, not (B, H, W, 3) with H and W multiples of {MULTIPLE}"
+            )
+        batch, height, width, _ = pixels.shape
+        image = np.ascontiguousarray(pixels) if self.contract.version == "3" else float_image(pixels)
         frugal = batch * height * width > KEPT_PIXELS and self.provider == "CPUExecutionProvider"
         options = self._frugal if frugal else None
         heatmap, maps = self._session.run(["heatmap", self._map], {"image": image}, options)
         cells = (height // self.contract.stride, width // self.contract.stride)
-        channels = self.contract.n_coefficients if self._head is None else maps.shape[1]
-        wanted = ((batch, 1, *cells), (batch, channels, *cells))
+        if self.contract.version == "3":
+            wanted: tuple[tuple[int, ...], ...] = ((batch, 1, *cells), (batch, *cells, maps.shape[-1]))
+        else:
+            channels = self.contract.n_coefficients if self._head is None else maps.shape[1]
+            wanted = ((batch, 1, *cells), (batch, channels, *cells))
         if (heatmap.shape, maps.shape) != wanted:
             raise ModelError(f"{self.path}: 'heatmap' {heatmap.shape} and {self._map!r} {maps.shape} are not {wanted}")
         return heatmap, maps
 
-    def rows(self, maps: NDArray[np.float32], cells: NDArray[np.int32]) -> NDArray[np.float32]:
+    def rows(self, maps: NDArray[Any], cells: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the coefficient rows (M, C) of M cells (CONVENTIONS.md §4).
 
         Parameters
         ----------
-        maps : (C or F, H/stride, W/stride) float32
-            One image's second map of `predict`.
+        maps : array
+            One image's second map of `predict`, without the axis of the batch.
         cells : (M, 2) int32
             Row and column.
 
@@ -302,7 +323,16 @@ class Encoder:
         ModelError
             The head returned another shape than the contract says.
         """
-        gathered = _native.gather_coefficients(maps, cells)
+        if self.contract.version == "3":
+            outside = cells[((cells < 0) | (cells >= maps.shape[:2])).any(axis=1)]
+            if len(outside):
+                raise ValueError(
+                    f"'cells' has cell {tuple(outside[0].tolist())}, expected peaks of a map of {maps.shape[0]} rows "
+                    f"and {maps.shape[1]} columns"
+                )
+            gathered = maps[cells[:, 0], cells[:, 1]]
+        else:
+            gathered = _native.gather_coefficients(maps, cells)
         if self._head is None:
             return gathered
         wanted = (len(cells), self.contract.n_coefficients)
@@ -314,11 +344,19 @@ class Encoder:
         return rows
 
 
-def _check_signature(session: Any, inputs: set[str], outputs: set[str]) -> None:
-    """Raise ModelError unless the graph takes and returns these tensors, float32."""
-    has = [{value.name: value.type for value in values} for values in (session.get_inputs(), session.get_outputs())]
-    if has != [dict.fromkeys(names, "tensor(float)") for names in (inputs, outputs)]:
-        raise ModelError(f"inputs {has[0]} and outputs {has[1]} are not float32 {sorted(inputs)} and {sorted(outputs)}")
+def float_image(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return pixels (B, H, W, 3) as contract versions 1 and 2 take them: (B, 3, H, W) float32, RGB 0-255."""
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def _check_signature(session: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+    """Raise ModelError unless the graph takes and returns these tensors (name -> element type)."""
+    has = [
+        {value.name: value.type.removeprefix("tensor(").removesuffix(")") for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    ]
+    if has != [dict(inputs), dict(outputs)]:
+        raise ModelError(f"inputs {has[0]} and outputs {has[1]} are not {dict(inputs)} and {dict(outputs)}")
 
 
 def installed_runtimes() -> dict[str, str]:

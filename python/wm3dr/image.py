@@ -6,7 +6,7 @@ Pillow is imported when a photo is read, not with wm3dr.
 import io
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -45,8 +45,8 @@ _UPRIGHT = {
 class NetworkInput:
     """A letterboxed photo (CONVENTIONS.md §3): scaled by `scale` <= 1, at the top-left, padded right and below."""
 
-    tensor: NDArray[np.float32]
-    """(1, 3, H, W) RGB 0-255; H and W are multiples of 32."""
+    pixels: NDArray[np.uint8]
+    """(1, H, W, 3) RGB; H and W are multiples of 32."""
     scale: float
     """Network pixels per pixel of the caller's image."""
     size: tuple[int, int]
@@ -73,7 +73,7 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
         As `read_rgb`.
     """
     photo = _open(source, color)
-    image, stored = photo.image, photo.image.size
+    stored = photo.size
     transpose, flip_x, flip_y = _UPRIGHT[photo.orientation]
     size = stored[::-1] if transpose else stored
     scale = min(1.0, max_side / max(size))
@@ -87,45 +87,54 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
     if transpose:
         box = (box[1], box[0], box[3], box[2])
     stored_small = (small[1], small[0]) if transpose else small
-    try:
-        if photo.from_file:
-            image.draft(None, stored_small)  # DCT scaling; only JPEG files know it
-        decoded = [_decoded_scale(d, s) for d, s in zip(image.size, stored, strict=True)]
-        image = _rgb(image)
-        if image.size != stored_small or scale < 1.0:
-            from PIL.Image import Resampling
-
-            box = (box[0] * decoded[0], box[1] * decoded[1], box[2] * decoded[0], box[3] * decoded[1])
-            image = image.resize(stored_small, Resampling.BILINEAR, box=box, reducing_gap=2.0)
-        pixels = np.asarray(image)
-    except _DECODE_ERRORS as error:
-        raise ValueError(f"'image' cannot be decoded: {_name(source)}: {error}") from error
+    if isinstance(photo.content, np.ndarray) and scale == 1.0:
+        pixels = np.atleast_3d(photo.content)
+    else:
+        try:
+            pixels = _resized(photo, stored_small, scale, box)
+        except _DECODE_ERRORS as error:
+            raise ValueError(f"'image' cannot be decoded: {_name(source)}: {error}") from error
     pixels = _upright(pixels, photo.orientation)
     if photo.reverse:
         pixels = pixels[:, :, ::-1]
     width, height = (-(-side // MULTIPLE) * MULTIPLE for side in small)
-    tensor = np.full((1, 3, height, width), PADDING, np.float32)
-    for channel in range(3):
-        tensor[0, channel, : small[1], : small[0]] = pixels[:, :, channel]
-    return NetworkInput(tensor, scale, size)
+    padded = np.empty((1, height, width, 3), np.uint8)
+    padded[0, : small[1], : small[0]] = pixels
+    padded[0, small[1] :] = padded[0, :, small[0] :] = PADDING
+    return NetworkInput(padded, scale, size)
+
+
+def _resized(
+    photo: "_Opened", size: tuple[int, int], scale: float, box: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
+    """Return `box` of the stored photo at `size` (width, height): (H, W, 3) RGB."""
+    image = photo.image
+    if photo.from_file:
+        image.draft(None, size)  # DCT scaling; only JPEG files know it
+    decoded = [_decoded_scale(d, s) for d, s in zip(image.size, photo.size, strict=True)]
+    image = _rgb(image)
+    if image.size != size or scale < 1.0:
+        from PIL.Image import Resampling
+
+        box = (box[0] * decoded[0], box[1] * decoded[1], box[2] * decoded[0], box[3] * decoded[1])
+        image = image.resize(size, Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    return np.asarray(image)
 
 
 def coarse_input(photo: NetworkInput, side: int) -> NetworkInput:
     """Return the letterboxed photo reduced by the whole factor that brings its longer side nearest to `side`.
 
-    Each pixel is the mean of a block; places keep the exact scale of the letterbox.
+    Each pixel is the mean of a block, rounded; places keep the exact scale of the letterbox.
     """
-    _, channels, height, width = photo.tensor.shape
+    import PIL.Image
+
+    _, height, width, _ = photo.pixels.shape
     factor = max(1, round(max(photo.size) * photo.scale / side))
     rows, columns = (-(-length // (factor * MULTIPLE)) * MULTIPLE for length in (height, width))
-    padded = np.full((1, channels, rows * factor, columns * factor), PADDING, np.float32)
-    padded[:, :, :height, :width] = photo.tensor
-    total = np.zeros((1, channels, rows, columns), np.float32)
-    for row in range(factor):
-        for column in range(factor):
-            total += padded[:, :, row::factor, column::factor]
-    total /= np.float32(factor * factor)
-    return NetworkInput(total, photo.scale / factor, photo.size)
+    padded = np.full((rows * factor, columns * factor, 3), PADDING, np.uint8)
+    padded[:height, :width] = photo.pixels[0]
+    reduced = np.asarray(PIL.Image.fromarray(padded).reduce(factor))
+    return NetworkInput(reduced[None], photo.scale / factor, photo.size)
 
 
 def read_rgb(source: ImageSource, color: ColorOrder = "rgb") -> NDArray[np.uint8]:
@@ -166,12 +175,26 @@ def read_rgb(source: ImageSource, color: ColorOrder = "rgb") -> NDArray[np.uint8
 class _Opened:
     """A photo that is checked but, for files, not decoded yet."""
 
-    image: "Image"
+    content: "Image | NDArray[np.uint8]"
+    """An array is (H, W) or (H, W, 3)."""
     orientation: int = 1
     """EXIF orientation of a file, 1-8."""
     reverse: bool = False
     """The channels are BGR."""
     from_file: bool = False
+    size: tuple[int, int] = field(init=False)
+    """(width, height) as stored."""
+
+    def __post_init__(self) -> None:
+        shape = self.content.shape[1::-1] if isinstance(self.content, np.ndarray) else self.content.size
+        object.__setattr__(self, "size", (shape[0], shape[1]))
+
+    @property
+    def image(self) -> "Image":
+        """As Pillow has it."""
+        import PIL.Image
+
+        return PIL.Image.fromarray(self.content) if isinstance(self.content, np.ndarray) else self.content
 
 
 def _open(source: ImageSource, color: ColorOrder) -> _Opened:
@@ -182,7 +205,7 @@ def _open(source: ImageSource, color: ColorOrder) -> _Opened:
         raise ValueError(f"'color' must be 'rgb' or 'bgr', not {color!r}")
     if isinstance(source, np.ndarray):
         array = _checked_array(source)
-        return _Opened(PIL.Image.fromarray(array), reverse=color == "bgr" and array.ndim == 3)
+        return _Opened(array, reverse=color == "bgr" and array.ndim == 3)
     if color == "bgr":
         raise ValueError(f"color='bgr' is for arrays; {_name(source)} knows its own channel order")
     if isinstance(source, PIL.Image.Image):

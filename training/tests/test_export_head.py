@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wm3dr.encoder import Encoder as RuntimeEncoder
+from wm3dr.encoder import float_image
 from wm3dr_training.encoder import DeployedEncoder, Encoder, Layout
 from wm3dr_training.export import (
     PARITY,
@@ -36,12 +37,12 @@ def exported(encoder, tmp_path_factory):
 
 
 def test_rows_at_cells(encoder, exported):
-    image = 255 * torch.rand((2, 3, 96, 64), generator=torch.Generator().manual_seed(1))
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 96, 64, 3), np.uint8)
     with torch.no_grad():
-        heatmap, rows = (value.numpy() for value in DeployedEncoder(encoder)(image))
+        heatmap, rows = (value.numpy() for value in DeployedEncoder(encoder)(torch.from_numpy(float_image(pixels))))
     opened = RuntimeEncoder(exported)
     assert opened.contract.version == "2"
-    found, features = opened.predict(image.numpy())
+    found, features = opened.predict(pixels)
     np.testing.assert_allclose(found, heatmap, atol=1e-4)
     cells = np.array([[0, 0], [11, 7], [4, 2]], np.int32)
     expected = rows[1][:, cells[:, 0], cells[:, 1]].T

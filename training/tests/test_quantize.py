@@ -7,6 +7,7 @@ from synthetic import SHARED, write_synthetic_model
 from test_export import checkpoint
 
 import wm3dr
+from wm3dr.image import network_input
 from wm3dr_training import quantize
 from wm3dr_training.data.records import MissingDataError
 from wm3dr_training.export import export_checkpoint
@@ -38,9 +39,8 @@ def test_int8_is_near_the_float_file_and_small(files):
     assert (folder / "int8.onnx").stat().st_size < 0.35 * (folder / "float.onnx").stat().st_size
     assert a.encoder.contract == b.encoder.contract
     for image in images:
-        tensor = np.zeros((1, 3, -(-image.shape[0] // 32) * 32, -(-image.shape[1] // 32) * 32), np.float32)
-        tensor[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-        (heat, maps), (heat8, maps8) = a.encoder.predict(tensor), b.encoder.predict(tensor)
+        pixels = network_input(image, 640).pixels
+        (heat, maps), (heat8, maps8) = a.encoder.predict(pixels), b.encoder.predict(pixels)
         assert np.abs(heat - heat8).mean() < 0.1
         cells = np.array([[1, 2], [3, 4]], np.int32)
         rows, rows8 = a.encoder.rows(maps[0], cells), b.encoder.rows(maps8[0], cells)

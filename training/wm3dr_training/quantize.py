@@ -19,6 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import wm3dr
+from wm3dr.encoder import float_image
 from wm3dr.image import network_input
 from wm3dr_training.data.sources import BACKGROUND_PACK, MANUAL_PACKS, read_pack
 from wm3dr_training.evaluate.composites import AnnotatedFace, make_composites
@@ -35,7 +36,9 @@ class _Photos(CalibrationDataReader):
     """Feeds network inputs one by one."""
 
     def __init__(self, images: list[NDArray[np.uint8]]) -> None:
-        self._inputs: Iterator[NDArray[np.float32]] = (network_input(image, MAX_SIDE).tensor for image in images)
+        self._inputs: Iterator[NDArray[np.float32]] = (
+            float_image(network_input(image, MAX_SIDE).pixels) for image in images
+        )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         tensor = next(self._inputs, None)

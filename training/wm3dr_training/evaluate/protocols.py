@@ -244,11 +244,11 @@ def nine_cells(reconstructor: wm3dr.Reconstructor, prediction: Prediction) -> ND
     """Landmarks (n, 68, 2) px decoded at the cells around the face's peak; n is 9, less at the border of the map."""
     photo = network_input(prediction.image, reconstructor.max_side)
     contract = reconstructor.encoder.contract
-    _, maps = reconstructor.encoder.predict(photo.tensor)
+    heatmap, maps = reconstructor.encoder.predict(photo.pixels)
     column, row = np.floor(prediction.face.center * photo.scale / contract.stride).astype(int)
     steps = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), axis=-1).reshape(-1, 2)
     cells = np.array([row, column]) + steps
-    inside = (cells >= 0).all(axis=1) & (cells < maps.shape[2:]).all(axis=1)
+    inside = (cells >= 0).all(axis=1) & (cells < heatmap.shape[2:]).all(axis=1)
     cells = np.ascontiguousarray(cells[inside], np.int32)
     centers = (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
     rows = reconstructor.encoder.rows(maps[0], cells)
