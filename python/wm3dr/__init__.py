@@ -15,7 +15,9 @@ from .api import Reconstructor, reconstruct
 from .camera import Camera
 from .encoder import Encoder
 from .face_model import FaceModel
-from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Raster, Result
+from .mapfiles import MapFile, read_map
+from .maps import Raster
+from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Result
 
 __version__: str = _version("wm3dr")
 
@@ -26,6 +28,7 @@ __all__ = [
     "Encoder",
     "Face",
     "FaceModel",
+    "MapFile",
     "Mesh",
     "ModelError",
     "Pose",
@@ -33,5 +36,6 @@ __all__ = [
     "Reconstructor",
     "Result",
     "__version__",
+    "read_map",
     "reconstruct",
 ]

@@ -15,6 +15,7 @@ from .decode import Peaks, decode
 from .encoder import Encoder, Providers
 from .face_model import FaceModel
 from .image import ColorOrder, ImageSource, NetworkInput, coarse_input, network_input
+from .placement import check_ipd
 from .result import Result
 from .threads import check_threads
 
@@ -94,7 +95,13 @@ class Reconstructor:
         return self.encoder.provider
 
     def reconstruct(
-        self, image: ImageSource, camera: Camera | None = None, *, color: ColorOrder = "rgb", render: bool = False
+        self,
+        image: ImageSource,
+        camera: Camera | None = None,
+        *,
+        ipd_mm: float | None = None,
+        color: ColorOrder = "rgb",
+        render: bool = False,
     ) -> Result:
         """Find and reconstruct every face of a photo.
 
@@ -104,9 +111,10 @@ class Reconstructor:
             See `wm3dr.image.read_rgb`.
         camera : Camera, optional
             The real camera of the photo. The default is METHOD.md's: f = 1015 px at network scale, principal point in
-            the middle. Where you give f', c', the translation of a face is solved anew so that its model origin stays
-            on its pixel (u, v) and the face its size: ``t_z' = t_z f'/f``, ``t_x' = t_z' (u − c_x')/f'``,
-            ``t_y' = t_z' (v − c_y')/f'``. It keeps its rotation against the viewing ray (CONVENTIONS.md §2).
+            the middle. In yours the translations are solved anew so that the landmarks stay on their pixels; shapes
+            and rotations against the viewing ray stay (CONVENTIONS.md §3; `Result.with_camera`).
+        ipd_mm : float, optional
+            Distance between the eyes of everybody in the photo, mm, for real millimetres; see `Result.with_scale`.
         color : "rgb" or "bgr"
             Channel order of an array.
         render : bool
@@ -120,11 +128,13 @@ class Reconstructor:
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            `image` or `camera` is no such thing; see `read_rgb`. A camera of another size is a ValueError.
+            `image`, `camera` or `ipd_mm` is no such thing; see `read_rgb`. A camera of another size is a ValueError.
         """
         if camera is not None:
             check_camera(camera)
-        return self._from_input(self._timed_input(image, color), camera, render)
+        if ipd_mm is not None:
+            check_ipd(ipd_mm)
+        return self._from_input(self._timed_input(image, color), camera, render, ipd_mm)
 
     def reconstruct_batch(
         self, images: Iterable[ImageSource], *, color: ColorOrder = "rgb", render: bool = False
@@ -156,7 +166,13 @@ class Reconstructor:
             levels.append(coarse_input(levels[0], COARSE_SIDE))
         return levels, 1e3 * (time.perf_counter() - start)
 
-    def _from_input(self, timed: tuple[list[NetworkInput], float], camera: Camera | None, render: bool) -> Result:
+    def _from_input(
+        self,
+        timed: tuple[list[NetworkInput], float],
+        camera: Camera | None,
+        render: bool,
+        ipd_mm: float | None = None,
+    ) -> Result:
         levels, preprocess_ms = timed
         timings = {"preprocess": preprocess_ms}
         watch = _Watch(timings)
@@ -178,6 +194,8 @@ class Reconstructor:
         )
         watch.lap("decode")
         result = Result(faces, dense.camera, size, self.provider, timings, dense)
+        if ipd_mm is not None:
+            result = result.with_scale(ipd_mm)
         if render:
             raster = result.render()
             raster.color, raster.alpha, raster.region  # noqa: B018 (computed and kept)
@@ -237,10 +255,15 @@ def default_reconstructor() -> Reconstructor:
 
 
 def reconstruct(
-    image: ImageSource, camera: Camera | None = None, *, color: ColorOrder = "rgb", render: bool = False
+    image: ImageSource,
+    camera: Camera | None = None,
+    *,
+    ipd_mm: float | None = None,
+    color: ColorOrder = "rgb",
+    render: bool = False,
 ) -> Result:
     """Find and reconstruct every face of a photo, with the default models; see `Reconstructor.reconstruct`.
 
     The first call of a process opens the models (about a second); later calls and other threads share them.
     """
-    return default_reconstructor().reconstruct(image, camera, color=color, render=render)
+    return default_reconstructor().reconstruct(image, camera, ipd_mm=ipd_mm, color=color, render=render)

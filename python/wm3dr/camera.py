@@ -1,11 +1,20 @@
 """The perspective camera that all faces of a photo share."""
 
 import math
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SQUARE_TOLERANCE = 0.01
+"""f_x and f_y of a matrix may differ by this share; the camera takes their geometric mean."""
+SKEW_TOLERANCE = 1e-3
+"""Skew of a matrix, shares of the focal length, that is taken for none."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,109 @@ class Camera:
         object.__setattr__(self, "focal", focal)
         object.__setattr__(self, "principal_point", point)
         object.__setattr__(self, "size", size)
+
+    @classmethod
+    def from_fov(
+        cls,
+        size: tuple[int, int],
+        *,
+        horizontal: float | None = None,
+        vertical: float | None = None,
+        diagonal: float | None = None,
+        principal_point: tuple[float, float] | None = None,
+    ) -> "Camera":
+        """Return the camera of a field of view: ``f = extent / (2 tan(angle / 2))``.
+
+        Parameters
+        ----------
+        size : (int, int)
+            (width, height) of the photo, px.
+        horizontal, vertical, diagonal : float
+            Exactly one of them: the angle between opposite edges or corners, degrees, between 0 and 180.
+        principal_point : (float, float), optional
+            px; None is the centre of the photo.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Not exactly one angle, or one out of range; a size that is none.
+        """
+        angles = {"horizontal": horizontal, "vertical": vertical, "diagonal": diagonal}
+        given = {name: angle for name, angle in angles.items() if angle is not None}
+        if len(given) != 1:
+            raise TypeError(f"one of 'horizontal', 'vertical', 'diagonal' must be given, not {len(given)}")
+        [(name, angle)] = given.items()
+        if isinstance(angle, bool) or not isinstance(angle, int | float | np.integer | np.floating):
+            raise TypeError(f"'{name}' must be a number (degrees), not {type(angle).__name__}")
+        if not 0.0 < angle < 180.0:
+            raise ValueError(f"'{name}' must be between 0 and 180 degrees, not {angle}")
+        blank = cls(1.0, (0.0, 0.0), size)  # checks the size
+        width, height = blank.size
+        extent = {"horizontal": width, "vertical": height, "diagonal": math.hypot(width, height)}[name]
+        focal = extent / (2.0 * math.tan(math.radians(angle) / 2.0))
+        return cls(focal, principal_point or (width / 2.0, height / 2.0), blank.size)
+
+    @classmethod
+    def from_matrix(
+        cls, matrix: ArrayLike, size: tuple[int, int], *, pixel_origin: Literal["corner", "center"] = "corner"
+    ) -> "Camera":
+        """Return the camera of an intrinsic matrix K = [[f_x, 0, c_x], [0, f_y, c_y], [0, 0, 1]].
+
+        Parameters
+        ----------
+        matrix : (3, 3)
+            Pixels. f_x and f_y may differ by 1 %; the camera takes their geometric mean.
+        size : (int, int)
+            (width, height) of the photo, px.
+        pixel_origin : "corner" or "center"
+            What (0, 0) is in K: the outer corner of the top-left pixel, as here, or its centre, as for OpenCV's
+            calibration; then half a pixel is added to the principal point.
+
+        Raises
+        ------
+        ValueError
+            K is not of this form, has skew, or its pixels are not square.
+        """
+        k = np.asarray(matrix, np.float64)
+        if k.shape != (3, 3) or not np.isfinite(k).all():
+            raise ValueError(f"'matrix' must be (3, 3) and finite, not of shape {k.shape}: {k.tolist()}")
+        if pixel_origin not in ("corner", "center"):
+            raise ValueError(f"'pixel_origin' must be 'corner' or 'center', not {pixel_origin!r}")
+        fx, fy, skew = k[0, 0], k[1, 1], k[0, 1]
+        if not (fx > 0 and fy > 0 and k[1, 0] == 0 and k[2].tolist() == [0.0, 0.0, 1.0]):
+            raise ValueError(f"'matrix' must be [[f_x, 0, c_x], [0, f_y, c_y], [0, 0, 1]] with f > 0, not {k.tolist()}")
+        if abs(skew) > SKEW_TOLERANCE * fx:
+            raise ValueError(f"'matrix' has skew {skew:g}; this camera has none")
+        if abs(fx - fy) > SQUARE_TOLERANCE * max(fx, fy):
+            raise ValueError(f"'matrix' has f_x = {fx:g} and f_y = {fy:g}: resize the photo to square pixels first")
+        shift = 0.5 if pixel_origin == "center" else 0.0
+        return cls(math.sqrt(fx * fy), (float(k[0, 2]) + shift, float(k[1, 2]) + shift), size)
+
+    @classmethod
+    def from_exif(cls, image: "str | os.PathLike[str] | bytes | bytearray | memoryview | Image") -> "Camera":
+        """Return the camera that the EXIF data of a photo tell of, its principal point in the middle.
+
+        From the 35-mm equivalent focal length, ``f = f_35 · diagonal / 43.27 mm`` (CIPA DCG-001: equal diagonal angle);
+        where that is missing, from focal length and focal-plane resolution. The size is that after orientation for
+        files, that of the image for PIL images, as in `wm3dr.reconstruct`. Digital zoom and lens corrections are as
+        right as the EXIF data are.
+
+        Parameters
+        ----------
+        image : path, bytes or PIL image
+
+        Raises
+        ------
+        TypeError, FileNotFoundError
+            `image` is none of these, or there is no such file.
+        ValueError
+            The file is no image, its EXIF data have no focal length, or it was cropped after it was taken (other sides
+            than the EXIF data say): its principal point is not known then.
+        """
+        from .exif import focal_from_exif
+
+        focal, size = focal_from_exif(image)
+        return cls(focal, (size[0] / 2.0, size[1] / 2.0), size)
 
     @property
     def matrix(self) -> NDArray[np.float64]:

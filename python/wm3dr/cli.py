@@ -14,6 +14,7 @@ from . import __version__
 
 if TYPE_CHECKING:
     from .api import Reconstructor
+    from .camera import Camera
     from .result import Result
 
 SAVES = {
@@ -24,8 +25,9 @@ SAVES = {
     "glb": ".glb",
     "attributes": "_attributes.png",
     "views": "_views.png",
+    "maps": "_maps",
 }
-"""What `--save` can name, and how the files end."""
+"""What `--save` can name, and how the files (of maps: the folder) end."""
 DEFAULT_SAVES = "overlay,json,glb"
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".avif"}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -63,6 +65,11 @@ def _counts(_context: click.Context, _option: click.Parameter, value: str) -> tu
 @click.option("--save", default=DEFAULT_SAVES, show_default=True, callback=_saves, help=f"Any of {','.join(SAVES)}.")
 @click.option("--max-side", type=click.IntRange(min=32), help="Longer side of the photo for the network, at most.")
 @click.option("--score-threshold", type=click.FloatRange(0, 1, min_open=True), help="Least score of a face.")
+@click.option("--fov", type=click.FloatRange(0, 180, min_open=True, max_open=True), help="Horizontal angle, degrees.")
+@click.option("--exif", is_flag=True, help="Take the camera from the photo's EXIF data; not done where it has none.")
+@click.option(
+    "--ipd-mm", type=click.FloatRange(30, 90), help="Distance between everybody's eyes, for real millimetres."
+)
 @click.option("--provider", type=click.Choice(sorted(PROVIDERS)), help="Where the encoder runs.")
 @click.option("--allow-fallback", is_flag=True, help="With --provider cuda: run on the CPU where CUDA cannot be had.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; default: what this process may use.")
@@ -75,6 +82,9 @@ def reconstruct(
     save: tuple[str, ...],
     max_side: int | None,
     score_threshold: float | None,
+    fov: float | None,
+    exif: bool,
+    ipd_mm: float | None,
     provider: str | None,
     allow_fallback: bool,
     threads: int | None,
@@ -85,9 +95,12 @@ def reconstruct(
     """Reconstruct every face of the photos (or of all photos in a folder).
 
     Per photo STEM: STEM_overlay.png, STEM.json (faces, camera, size ...), STEM.glb (the scene with its camera); on
-    request STEM.obj, STEM.ply (all faces, vertex colours), STEM_attributes.png and STEM_views.png. A photo that cannot
-    be done is reported at the end, the rest is done, and the exit status is 1.
+    request STEM.obj, STEM.ply (all faces, vertex colours), STEM_attributes.png, STEM_views.png and the folder STEM_maps
+    (face ids, regions, depth, normals, PNCC, visibility). A photo that cannot be done is reported at the end, the rest
+    is done, and the exit status is 1.
     """
+    if exif and fov is not None:
+        raise click.UsageError("--fov and --exif exclude each other")
     jobs = _jobs(photos, output, save)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -106,7 +119,7 @@ def reconstruct(
         )
     except _ERRORS as error:
         raise click.ClickException(_reason(error)) from error
-    failures, n_faces = _run(jobs, model, overwrite)
+    failures, n_faces = _run(jobs, model, overwrite, lambda photo: _camera(photo, fov, exif), ipd_mm)
     done = len(jobs) - len(failures)
     click.echo(f"{done} photo{'s' * (done != 1)}, {n_faces} face{'s' * (n_faces != 1)} ({model.provider}) -> {output}")
     for photo, reason in failures:
@@ -116,7 +129,11 @@ def reconstruct(
 
 
 def _run(
-    jobs: Sequence[tuple[Path, dict[str, Path]]], model: "Reconstructor", overwrite: bool
+    jobs: Sequence[tuple[Path, dict[str, Path]]],
+    model: "Reconstructor",
+    overwrite: bool,
+    camera_of: Callable[[Path], "Camera | None"],
+    ipd_mm: float | None,
 ) -> tuple[list[tuple[Path, str]], int]:
     """Do the photos; return those that failed, with the reason, and the number of faces."""
     from tqdm import tqdm
@@ -127,7 +144,7 @@ def _run(
             existing = [str(path) for path in files.values() if path.exists()]
             if existing and not overwrite:
                 raise FileExistsError(f"{', '.join(existing)} exists; --overwrite replaces it")
-            result = model.reconstruct(photo)
+            result = model.reconstruct(photo, camera_of(photo), ipd_mm=ipd_mm)
             n_faces += len(result)
             for name, path in files.items():
                 _save(result, photo, name, path)
@@ -136,9 +153,25 @@ def _run(
     return failures, n_faces
 
 
+def _camera(photo: Path, fov: float | None, exif: bool) -> "Camera | None":
+    """Return the camera that the options ask for; None leaves it to the network."""
+    if fov is None and not exif:
+        return None
+    from .camera import Camera
+
+    if exif:
+        return Camera.from_exif(photo)
+    from .exif import upright_size
+
+    return Camera.from_fov(upright_size(photo), horizontal=fov)
+
+
 def _save(result: "Result", photo: Path, name: str, path: Path) -> None:
     if name in ("obj", "ply") and not len(result):
         return  # a mesh file without faces is no mesh file
+    if name == "maps":
+        result.save_maps(path)
+        return
     if path.suffix != ".png":
         result.save(path)
         return

@@ -144,19 +144,6 @@ def _translations(level: Peaks, offsets: slice, focal: float, size: tuple[int, i
     return _native.translations_from_offsets(rows, level.centers, focal, principal_point)
 
 
-def sparse_faces(
-    dense: DenseFaces,
-    parts: dict[str, F32],
-    illumination: F32,
-    rotations: F32,
-    translations: F32,
-    scores: F32,
-    centers: F32,
-) -> tuple[Face, ...]:
-    """Return `faces_from_dense` of the same faces."""
-    return faces_from_dense(dense, scores, centers)
-
-
 def faces_from_dense(dense: DenseFaces, scores: F32, centers: F32) -> tuple[Face, ...]:
     """Compute the sparse values of F faces, from scores (F,) and centres of the peaks (F, 2) px."""
     camera, native = dense.camera, dense.face_model.native

@@ -179,6 +179,23 @@ class DenseFaces:
         """(F, N) whether the vertex is seen: inside the image, facing the camera, hidden by no face."""
         return self.once("visible", self._visible)
 
+    @property
+    def landmarks_visible(self) -> NDArray[np.bool_]:
+        """(F, 68) whether a corner of one of the triangles around the landmark is visible.
+
+        The landmark's own vertex would be too strict: those of the upper lids lie on the rim, which faces downwards.
+        """
+
+        def compute() -> NDArray[np.bool_]:
+            landmarks = self.face_model.landmark_vertices
+            triangles = self.face_model.triangles
+            triangles = triangles[np.isin(triangles, landmarks).any(axis=1)]
+            seen = self.visible[:, triangles].any(axis=2)
+            around = [(triangles == vertex).any(axis=1) for vertex in landmarks]
+            return np.stack([seen[:, part].any(axis=1) for part in around], axis=1)
+
+        return self.once("landmarks_visible", compute)
+
     def _visible(self) -> NDArray[np.bool_]:
         depth = self.raster.depth
         height, width = depth.shape

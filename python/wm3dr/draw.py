@@ -127,7 +127,7 @@ def attributes(
     render = _image(_rendered(result, camera).over(faded))
     parts = _image(_parts(result, camera).over(pixels, 0.72))
     parts = _with_axes(parts, result.faces, result.camera, factor)
-    legend = [(name.replace("_", " "), c) for name, c in _region_palette(result.face_model.region_names)]
+    legend = [(name.replace("_", " "), c) for name, c in region_palette(result.face_model.region_names)]
     axes = [("to the subject's left", AXIS_COLORS[0]), ("up", AXIS_COLORS[1]), ("out of the face", AXIS_COLORS[2])]
     panels = [
         (marks, "boxes and landmarks", []),
@@ -159,12 +159,13 @@ def _rendered(result: Result, camera: Camera) -> Layer:
 
 
 def _parts(result: Result, camera: Camera) -> Layer:
-    palette = np.array([c for _, c in _region_palette(result.face_model.region_names)], np.float32)
+    palette = np.array([c for _, c in region_palette(result.face_model.region_names)], np.float32)
     colors = palette[result.face_model.regions]
     return draw_layer(result.dense, np.repeat(colors[None], len(result), axis=0), camera)
 
 
-def _region_palette(names: Sequence[str]) -> list[tuple[str, Color]]:
+def region_palette(names: Sequence[str]) -> list[tuple[str, Color]]:
+    """Return each face part with its colour, in the order of `names`."""
     spare = iter(SPARE_COLORS * (1 + len(names) // len(SPARE_COLORS)))
     return [(name, REGION_COLORS[name] if name in REGION_COLORS else next(spare)) for name in names]
 

@@ -130,13 +130,14 @@ def _sizes_by_face(ipd_mm: Sizes, n_faces: int) -> dict[int, float]:
             raise ValueError(f"'ipd_mm' has shape {values.shape}, but there are {n_faces} faces")
         sizes = dict(enumerate(np.broadcast_to(values, (n_faces,)).tolist()))
         if not values.ndim:
-            _check_size(values.item())
+            check_ipd(values.item())
     for millimetres in sizes.values():
-        _check_size(millimetres)
+        check_ipd(millimetres)
     return {int(face): float(millimetres) for face, millimetres in sizes.items()}
 
 
-def _check_size(millimetres: float) -> None:
+def check_ipd(millimetres: float) -> None:
+    """Raise TypeError or ValueError where this is no distance between eyes, mm."""
     if isinstance(millimetres, bool) or not isinstance(millimetres, int | float | np.integer | np.floating):
         raise TypeError(f"'ipd_mm' must hold millimetres, not {millimetres!r}")
     low, high = IPD_RANGE_MM

@@ -171,8 +171,8 @@ class Face:
 
     @property
     def landmarks_visible(self) -> NDArray[np.bool_]:
-        """(68,) the same for the landmarks."""
-        return self.visible[self.face_model.landmark_vertices]
+        """(68,) whether the landmark is seen: a corner of a triangle around it is `visible`."""
+        return self.dense.landmarks_visible[self.index]
 
     @property
     def albedo(self) -> F32:
