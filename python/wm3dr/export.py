@@ -5,7 +5,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from .camera import Camera
 from .dense import OPENGL_FROM_CAMERA
 from .files import whole_file
 from .result import Face, Result
+from .unwrap import check_textures, png_from_array, save_textured_obj, unwrapped
+
+if TYPE_CHECKING:
+    from .texture import Texture
 
 METRES_PER_MM = 1e-3
 NEAR_M, FAR_M = 0.01, 100.0
@@ -23,25 +27,37 @@ _COMPONENTS: dict[int, Any] = {_FLOAT: np.float32, _UINT16: np.uint16, _UINT32: 
 _VERTEX_BUFFER, _INDEX_BUFFER = 34962, 34963
 
 
-def save_result(result: Result, path: str | os.PathLike[str]) -> None:
+def save_result(result: Result, path: str | os.PathLike[str], textures: "Sequence[Texture] | None" = None) -> None:
     """Write a result as its suffix says; see `Result.save`."""
     path = Path(path)
     if path.suffix.lower() == ".json":
+        if textures is not None:
+            raise ValueError(f"a .json file holds no textures, .glb and .obj do: {path}")
         content = json.dumps(result.to_dict(), indent=1, allow_nan=False).encode()
         with whole_file(path) as file:
             file.write(content)
     else:
-        save_faces(result.faces, result.camera, path)
+        save_faces(result.faces, result.camera, path, textures)
 
 
-def save_faces(faces: Sequence[Face], camera: Camera, path: str | os.PathLike[str]) -> None:
-    """Write faces as .glb, .obj or .ply; see `Result.save`."""
+def save_faces(
+    faces: Sequence[Face],
+    camera: Camera,
+    path: str | os.PathLike[str],
+    textures: "Sequence[Texture] | None" = None,
+) -> None:
+    """Write faces as .glb, .obj or .ply, those of textures as .glb or .obj; see `Result.save`."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in MESH_SUFFIXES:
         raise ValueError(f"'path' ends in {path.suffix!r}, not .json, .glb, .obj or .ply: {path}")
+    if textures is not None:
+        check_textures(faces, textures, path)
     if suffix == ".glb":
-        content = glb_from_faces(faces, camera)
+        content = glb_from_faces(faces, camera, textures)
+    elif textures is not None:
+        save_textured_obj(faces, textures, path)
+        return
     else:
         content = _mesh_bytes(faces, suffix)
     with whole_file(path) as file:
@@ -75,14 +91,15 @@ def _obj(faces: Sequence[Face]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
+def glb_from_faces(faces: Sequence[Face], camera: Camera, textures: "Sequence[Texture] | None" = None) -> bytes:
     """Return a binary glTF 2.0 scene: a node per face and the camera that saw them.
 
     Meshes are in the model frame, nodes place them in the OpenGL frame, where the camera sits at the origin and looks
     along -z, as glTF wants it. Lengths are metres of the face model's scale (mm / 1000; not metric). Vertex colours
     carry the light already, hence KHR_materials_unlit; they are stored linear, as glTF demands, converted from sRGB.
     A camera whose principal point is not the centre of the image has no exact glTF counterpart; the exact values
-    stand in its `extras`.
+    stand in its `extras`. Textures replace the vertex colours; where corners at one vertex have several texture
+    coordinates, the vertex is repeated.
     """
     scene = _Gltf()
     nodes = [
@@ -92,23 +109,34 @@ def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
             "extras": camera.to_dict(),
         }
     ]
-    shared_triangles: dict[int, int] = {}
-    for face in faces:
+    indices: int | None = None
+    for number, face in enumerate(faces):
         mesh = face.mesh("model")
-        key = id(mesh.triangles)
-        if key not in shared_triangles:
-            kind = _UINT16 if len(mesh.vertices) <= 0xFFFF else _UINT32
-            shared_triangles[key] = scene.accessor(mesh.triangles.reshape(-1), kind, "SCALAR", _INDEX_BUFFER)
-        positions = mesh.vertices * np.float32(METRES_PER_MM)
-        colors = np.rint(linear_from_srgb(mesh.colors) * 65535.0)
-        alpha = np.full((len(colors), 1), 65535.0)
+        surface = None if textures is None else unwrapped(face.face_model)
+        triangles = mesh.triangles if surface is None else surface.triangles
+        if indices is None:  # the faces share them
+            largest = int(triangles.max(initial=0))
+            indices = scene.accessor(
+                triangles.reshape(-1), _UINT16 if largest < 0xFFFF else _UINT32, "SCALAR", _INDEX_BUFFER
+            )
+        vertex = slice(None) if surface is None else surface.vertex
+        positions = mesh.vertices[vertex] * np.float32(METRES_PER_MM)
         attributes = {
             "POSITION": scene.accessor(positions, _FLOAT, "VEC3", _VERTEX_BUFFER, bounds=True),
-            "NORMAL": scene.accessor(_unit(mesh.normals), _FLOAT, "VEC3", _VERTEX_BUFFER),
-            "COLOR_0": scene.accessor(np.hstack([colors, alpha]), _UINT16, "VEC4", _VERTEX_BUFFER, normalized=True),
+            "NORMAL": scene.accessor(_unit(mesh.normals[vertex]), _FLOAT, "VEC3", _VERTEX_BUFFER),
         }
+        if textures is None or surface is None:
+            colors = np.rint(linear_from_srgb(mesh.colors) * 65535.0)
+            alpha = np.full((len(colors), 1), 65535.0)
+            packed = np.hstack([colors, alpha])
+            attributes["COLOR_0"] = scene.accessor(packed, _UINT16, "VEC4", _VERTEX_BUFFER, normalized=True)
+        else:
+            down = surface.uv * np.array([1, -1], np.float32) + np.array([0, 1], np.float32)  # v counts down in glTF
+            attributes["TEXCOORD_0"] = scene.accessor(down, _FLOAT, "VEC2", _VERTEX_BUFFER)
+            scene.image(png_from_array(textures[number].color))
         name = f"face_{face.index}"
-        primitive = {"attributes": attributes, "indices": shared_triangles[key], "material": 0}
+        material = 0 if textures is None else number
+        primitive = {"attributes": attributes, "indices": indices, "material": material}
         scene.meshes.append({"name": name, "primitives": [primitive]})
         rotation = face.rotation.astype(np.float64) * OPENGL_FROM_CAMERA[:, None]
         nodes.append(
@@ -143,13 +171,22 @@ def glb_from_faces(faces: Sequence[Face], camera: Camera) -> bytes:
         document |= scene.parts()
         document["extensionsUsed"] = ["KHR_materials_unlit"]
         document["materials"] = [
-            {
-                "name": "face",
-                "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
-                "extensions": {"KHR_materials_unlit": {}},
-            }
+            _material(None if textures is None else number) for number in range(len(textures or [0]))
         ]
+        if textures is not None:
+            document["images"] = scene.images
+            document["samplers"] = [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}]
+            document["textures"] = [{"source": number, "sampler": 0} for number in range(len(scene.images))]
     return scene.glb(document)
+
+
+def _material(texture: int | None) -> dict[str, Any]:
+    """An unlit material: of the vertex colours, or of the texture with a number."""
+    look: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    if texture is not None:
+        look["baseColorTexture"] = {"index": texture}
+    name = "face" if texture is None else f"face_texture_{texture}"
+    return {"name": name, "pbrMetallicRoughness": look, "extensions": {"KHR_materials_unlit": {}}}
 
 
 class _Gltf:
@@ -157,6 +194,7 @@ class _Gltf:
 
     def __init__(self) -> None:
         self.meshes: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self._accessors: list[dict[str, Any]] = []
         self._views: list[dict[str, Any]] = []
         self._chunks: list[bytes] = []
@@ -174,14 +212,10 @@ class _Gltf:
     ) -> int:
         """Append an array and return the number of its accessor."""
         values = np.ascontiguousarray(array, dtype=_COMPONENTS[component])
-        content = values.tobytes()
-        content += b"\0" * (-len(content) % 4)
-        view = {"buffer": 0, "byteOffset": self._length, "byteLength": values.nbytes, "target": target}
-        self._views.append(view)
-        self._chunks.append(content)
-        self._length += len(content)
+        view = self._view(values.tobytes())
+        self._views[view]["target"] = target
         accessor = {
-            "bufferView": len(self._views) - 1,
+            "bufferView": view,
             "componentType": component,
             "count": len(values),
             "type": kind,
@@ -195,6 +229,18 @@ class _Gltf:
             accessor["normalized"] = True
         self._accessors.append(accessor)
         return len(self._accessors) - 1
+
+    def image(self, png: bytes) -> None:
+        """Append a PNG file to the images."""
+        self.images.append({"bufferView": self._view(png), "mimeType": "image/png"})
+
+    def _view(self, content: bytes) -> int:
+        """Append bytes and return the number of their view."""
+        self._views.append({"buffer": 0, "byteOffset": self._length, "byteLength": len(content)})
+        content += b"\0" * (-len(content) % 4)
+        self._chunks.append(content)
+        self._length += len(content)
+        return len(self._views) - 1
 
     def parts(self) -> dict[str, Any]:
         """Return the members of the document that describe the buffer."""

@@ -5,7 +5,7 @@ when the first is asked for, then kept.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import trimesh
     from PIL.Image import Image
 
-    from .image import ImageSource
+    from .image import ColorOrder, ImageSource
     from .placement import Sizes
+    from .texture import Texture
 
 F32 = NDArray[np.float32]
 
@@ -244,11 +245,37 @@ class Face:
         """Return the mesh as a `trimesh.Trimesh`, OpenGL frame, mm."""
         return self.mesh().to_trimesh()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write this face alone as .glb, .obj or .ply; see `Result.save`."""
+    def texture(self, image: "ImageSource", size: int = 1024, *, color: "ColorOrder" = "rgb") -> "Texture":
+        """Take the face's UV texture from its photo (docs/texture.md).
+
+        Where the photo does not show the face (outside it, turned away, hidden by itself or by another face), the
+        mirror side gives the colour, and where that is not seen either, the albedo model.
+
+        Parameters
+        ----------
+        image : array, path, bytes or PIL image
+            The photo that was reconstructed.
+        size : int
+            Side of the atlas, texels, 16 to 8192.
+        color : "rgb" or "bgr"
+            Channel order of an array.
+
+        Raises
+        ------
+        TypeError
+            `size` is no int, or `image` no photo.
+        ValueError
+            `size` is out of range, `image` has another size than the photo, or the face's light is nowhere positive.
+        """
+        from .texture import texture_from_photo
+
+        return texture_from_photo(self, image, size, color=color)
+
+    def save(self, path: str | os.PathLike[str], *, texture: "Texture | None" = None) -> None:
+        """Write this face alone as .glb, .obj or .ply, with a `texture` as .glb or .obj; see `Result.save`."""
         from .export import save_faces
 
-        save_faces([self], self.dense.camera, path)
+        save_faces([self], self.dense.camera, path, None if texture is None else [texture])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything sparse, JSON-able."""
@@ -413,7 +440,7 @@ class Result:
 
         return draw.draw(self, image, kind, **options)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, textures: "Sequence[Texture] | None" = None) -> None:
         """Write the result; the suffix says how. Whole or not at all; an existing file is replaced.
 
         .json
@@ -423,16 +450,24 @@ class Result:
         .obj, .ply
             All faces as one mesh file with vertex colours, OpenGL frame, mm.
 
+        Parameters
+        ----------
+        path : path
+        textures : sequence of F Texture, optional
+            Of the faces, in their order, for .glb (inside the file) and .obj (PATH.mtl and a PNG per face beside it)
+            instead of vertex colours.
+
         Raises
         ------
         ValueError
-            The suffix is none of these, or there is no face to write as .obj or .ply.
+            The suffix is none of these, it cannot hold textures, their number is not that of the faces, or there is
+            no face to write as .obj or .ply.
         OSError
             The file cannot be written.
         """
         from .export import save_result
 
-        save_result(self, path)
+        save_result(self, path, textures)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything sparse, JSON-able: size, camera, metric, provider, timings, face_model, faces."""
