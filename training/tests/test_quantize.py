@@ -1,5 +1,7 @@
 """Static int8 files: near the float file, a quarter of its size, same contract; what stays float."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -37,7 +39,8 @@ def test_int8_is_near_the_float_file_and_small(files):
         for kind in ("float", "int8")
     )
     assert (folder / "int8.onnx").stat().st_size < 0.35 * (folder / "float.onnx").stat().st_size
-    assert a.encoder.contract == b.encoder.contract
+    assert (a.encoder.contract.version, b.encoder.contract.version) == ("2", "3")
+    assert replace(a.encoder.contract, version="3") == b.encoder.contract
     for image in images:
         pixels = network_input(image, 640).pixels
         (heat, maps), (heat8, maps8) = a.encoder.predict(pixels), b.encoder.predict(pixels)

@@ -2,8 +2,9 @@
 
 Convolutions and what lies between them run on uint8 activations with int8 weights, one scale per output channel. The
 last convolution of the heatmap stays float, and so does whatever makes coefficient rows: a row mixes millimetres,
-radians and log depth, which one scale cannot serve. Features (contract version 2) leave the graph as they would enter
-the next convolution; the head in the metadata stays float.
+radians and log depth, which one scale cannot serve. Features leave the graph as they would enter the next convolution;
+the head in the metadata stays float. The file is then rewritten to take pixels and return 8-bit features (contract
+version 3, `pixel_graph`), where the normalisation allows it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from wm3dr_training.data.sources import BACKGROUND_PACK, MANUAL_PACKS, read_pack
 from wm3dr_training.evaluate.composites import AnnotatedFace, make_composites
 from wm3dr_training.evaluate.data import Outcome, Setting
 from wm3dr_training.evaluate.protocols import composites, landmarks
+from wm3dr_training.pixel_graph import pixel_parameters, take_pixels_as_they_are
 
 QUANTIZED = ("Conv", "Add", "Relu", "Clip", "AveragePool", "Resize")
 FLOAT_UNTIL = "Conv"  # the input normalisation before the first of these stays float
@@ -89,7 +91,8 @@ def float_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce_range: bool = True) -> None:
-    """Write the static int8 form of an encoder file, whole or not at all.
+    """Write the static int8 form of an encoder file, whole or not at all: contract version 3 where the pixels
+    themselves can stand for the normalised image (`pixel_parameters`), else version 2.
 
     Parameters
     ----------
@@ -115,6 +118,10 @@ def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(str(prepared))
+        pixels = pixel_parameters(graph) if "head" in metadata else None
+        overrides = (
+            {} if pixels is None else {pixels[0]: [{"scale": np.array(pixels[1]), "zero_point": np.array(pixels[2])}]}
+        )
         quantize_static(
             str(prepared),
             str(quantized),
@@ -127,9 +134,12 @@ def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce
             weight_type=QuantType.QInt8,
             nodes_to_exclude=float_nodes(graph),
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"TensorQuantOverrides": overrides},
         )
         model = onnx.load(str(quantized))
         onnx.helper.set_model_props(model, metadata)
+        if pixels is not None:
+            take_pixels_as_they_are(model)
         onnx.save(model, str(quantized))
         quantized.replace(target)
 
