@@ -1,16 +1,24 @@
 """Small models and data for the tests of the training core. Nothing here has seen a face; names say so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import wm3dr
 from wm3dr.face_model import FaceModelMetadata, write_face_model
 from wm3dr_training.bank import CROP_SIZE, N_DENSE, N_LANDMARKS
+from wm3dr_training.config import FAST, TrainConfig
 
 SHARED = Path(__file__).parents[3] / "shared"
 GRID = 13
+MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"
+STEPS = 4
+
+needs_model = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL}, the default face model, is not there")
+needs_weights = pytest.mark.usefixtures("imagenet")
 
 
 def face_arrays(
@@ -95,6 +103,39 @@ def write_synthetic_labels(folder: Path, count: int = 24, source: str = "synthet
     skin = np.where(np.hypot(x - 48, y - 48) < 20, 255, 0).astype(np.uint8)
     np.save(folder / f"skin_{source}.npy", np.repeat(skin[None], count, axis=0))
     rng = np.random.default_rng(1)
+    widths = {"identity": 80, "expression": 53, "albedo": 80}  # of the default face model
+    np.savez(
+        folder / f"fit_{source}.npz",
+        **{name: rng.normal(0, 0.1, (count, width)).astype(np.float32) for name, width in widths.items()},
+        rotation=np.tile(np.diag([1, -1, -1]).astype(np.float32), (count, 1, 1)),
+        illumination=np.zeros((count, 3, 9), np.float32),
+        residual=np.where(np.arange(count) % 5 == 4, np.inf, 1.0).astype(np.float32),
+        color_error=np.where(np.arange(count) % 3 == 2, np.inf, 9.0).astype(np.float32),
+    )
     np.save(folder / "background.npy", rng.integers(0, 255, (6, 384, 384, 3), dtype=np.uint8))
     np.savez(folder / "background.npz", split=np.zeros(6, np.int64))
     return folder
+
+
+def small_config(stage: int, labels: Path, **values) -> TrainConfig:
+    """A run of some seconds on `write_synthetic_labels` with the default face model."""
+    common = {
+        "stage": stage,
+        "face_model": str(MODEL),
+        "labels": str(labels),
+        "sources": ("synthetic",),
+        "size": 64,
+        "batch": 3,
+        "iterations": STEPS,
+        "warmup": 2,
+        "log_every": 1,
+        "validate_every": 100,
+        "picture_every": 100,
+        "checkpoint_every": 2,
+        "smallest_face": 24.0,
+        "largest_face": 50.0,
+        "largest_count": 2,
+        "render_size": 32,
+        "losses": replace(FAST, perceptual=0.0),
+    }
+    return TrainConfig(**(common | values))

