@@ -48,6 +48,7 @@ def dot_bank(count: int = 3) -> FaceBank:
         source=torch.zeros(count, dtype=torch.long),
         sources=["dots"],
         mirror=torch.from_numpy(mirror.astype(np.int64)),
+        photo=torch.arange(count),
     )
 
 

@@ -30,7 +30,7 @@ class FaceBank:
     images (n, S, S, 3) uint8; points (n, P, 2) crop px; weights (n, P); covered (n, 4) part of the crop that is
     photo, px; skin (n, 96, 96) uint8 mask or None; fine (m, 2S, 2S, 3) uint8, crops of the larger photos at twice the
     resolution, and fine_row (n,), their rows or −1; source (n,) number in `sources`; mirror (P,) partner of each
-    point.
+    point; photo (n,) row of each crop in its source's arrays.
     """
 
     images: Tensor
@@ -43,6 +43,7 @@ class FaceBank:
     source: Tensor
     sources: list[str]
     mirror: Tensor
+    photo: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,7 +113,7 @@ def load_bank(
     ValueError
         No photo of the split is left.
     """
-    images, points, weights, covered, skins, numbers = [], [], [], [], [], []
+    images, points, weights, covered, skins, numbers, photos = [], [], [], [], [], [], []
     wanted = SPLITS[split]
     fine, fine_rows, n_fine = [], [], 0
     for number, source in enumerate(sources):
@@ -134,6 +135,7 @@ def load_bank(
         weights.append(np.concatenate([weight68, weight468], axis=1).astype(np.float32))
         covered.append(table["covered"][rows].astype(np.float32))
         numbers.append(np.full(len(rows), number))
+        photos.append(rows)
         fine_row = table["fine_row"][rows] if "fine_row" in table else np.full(len(rows), -1)
         has_fine = fine_row >= 0
         if has_fine.any():
@@ -161,4 +163,5 @@ def load_bank(
         source=torch.from_numpy(np.concatenate(numbers)),
         sources=list(sources),
         mirror=torch.from_numpy(mirror.astype(np.int64)),
+        photo=torch.from_numpy(np.concatenate(photos)),
     )

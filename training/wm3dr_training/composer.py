@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -338,3 +338,27 @@ class MultiFaceComposer:
         alpha = alpha.view(1, *window)
         region = canvas[:, y0:y1, x0:x1]
         region.copy_(alpha * pixels + (1 - alpha) * region)
+
+
+class MixedComposer:
+    """Stage 2 with a share of steps that show close-ups: faces too large for the usual canvas, on larger canvases."""
+
+    def __init__(
+        self, bank: FaceBank, backgrounds: BackgroundBank, config: TrainConfig, generator: torch.Generator
+    ) -> None:
+        self.config, self.generator = config, generator
+        close = replace(
+            config,
+            size=config.close_size,
+            batch=config.close_batch,
+            smallest_face=config.largest_face / 2,
+            largest_face=config.close_largest,
+            largest_count=3,
+        )
+        self.usual = MultiFaceComposer(bank, backgrounds, config, generator)
+        self.close = MultiFaceComposer(bank, backgrounds, close, generator)
+
+    def batch(self, draw: Draw) -> Batch:
+        """Canvases of one of the two kinds."""
+        chance = torch.rand((), generator=self.generator, device=self.generator.device)
+        return (self.close if chance < self.config.close_share else self.usual).batch(draw)

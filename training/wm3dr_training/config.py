@@ -19,20 +19,35 @@ class LossWeights:
     prior: float = 1e-4
     texture: float = 1e-3
     illumination: float = 0.0  # squared deviation of the light from grey
+    fit_identity: float = 0.0  # displacement by identity against the photo's fit, per cent of the face's size
+    fit_expression: float = 0.0  # the same by expression
+    fit_rotation: float = 0.0  # the same by rotation
+    fit_albedo: float = 0.0  # colour difference to the fit's albedo, per cent
+    sparse_color: float = 0.0  # colour difference to the photo at a few hundred points, per cent
+
+    @property
+    def with_fits(self) -> bool:
+        """Whether any term needs the per-photo fits."""
+        return any((self.fit_identity, self.fit_expression, self.fit_rotation, self.fit_albedo))
 
 
 PAPER = LossWeights()
-# Landmark terms normalised by the face's size, so that scales mix, and MediaPipe's dense points; converges in hours on
-# two cores.
+# Landmark terms normalised by the face's size, so that scales mix, and MediaPipe's dense points; targets from per-photo
+# fits, without which pitch, identity and expression are hardly used for hours; converges in hours on two cores.
 FAST = LossWeights(
     landmark=0.0,
     scaled_landmark=1.0,
     dense_landmark=1.0,
     photometric=12.0,
     perceptual=0.2,
-    prior=3e-3,
+    prior=1e-3,
     texture=0.05,
     illumination=0.05,
+    fit_identity=1.5,
+    fit_expression=1.5,
+    fit_rotation=0.7,
+    fit_albedo=0.25,
+    sparse_color=0.35,
 )
 PROFILES = {"paper": PAPER, "fast": FAST}
 
@@ -64,6 +79,10 @@ class TrainConfig:
     smallest_face: float = 24.0  # px, stage 2
     largest_face: float = 230.0  # px, stage 2
     largest_count: int = 10  # faces a canvas, stage 2
+    close_share: float = 0.0  # share of the steps with close-ups: larger canvases, fewer of them, largest faces
+    close_size: int = 448  # px, side of these canvases
+    close_batch: int = 3  # such canvases a step
+    close_largest: float = 420.0  # px, their largest face; the smallest is `largest_face` ÷ 2
     negative_share: float = 0.1  # canvases without a face, stage 2
     render_size: int = 112  # px, side of the window in which the photometric terms are evaluated
     render_share: float = 0.0  # share of the faces of a batch that are rendered
@@ -140,5 +159,6 @@ def fast_stage(stage: int, **values: Any) -> TrainConfig:
         own = {"minutes": 40.0}
         common["losses"] = replace(FAST, center=0.0, photometric=0.0, perceptual=0.0, texture=0.0, illumination=0.0)
     else:
-        own = {"minutes": 60.0, "size": 320, "batch": 8, "learning_rate": 5e-4, "render_share": 0.5, "render_limit": 12}
+        own = {"minutes": 60.0, "size": 320, "batch": 8, "learning_rate": 8e-4, "close_share": 0.15}
+        own |= {"render_share": 0.5, "render_limit": 12}
     return TrainConfig(**({"stage": stage} | common | own | values))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wm3dr_training import parallel
 from wm3dr_training.bank import N_DENSE, FaceBank, load_backgrounds, load_bank
-from wm3dr_training.composer import MultiFaceComposer, SingleFaceComposer
+from wm3dr_training.composer import MixedComposer, MultiFaceComposer, SingleFaceComposer
 from wm3dr_training.config import TrainConfig
 
 
@@ -43,7 +43,7 @@ class Data:
         config: TrainConfig,
         bank: FaceBank,
         validation: FaceBank,
-        composer: SingleFaceComposer | MultiFaceComposer,
+        composer: SingleFaceComposer | MultiFaceComposer | MixedComposer,
         points: Correspondence,
         generator: torch.Generator,
     ) -> None:
@@ -90,15 +90,17 @@ def load_data(config: TrainConfig, device: torch.device, generator: torch.Genera
     folder = Path(config.labels)
     sources = list(config.sources)
     arguments = (points.mirror, points.confidence)
-    with_skin = config.render_share > 0
+    with_skin = config.render_share > 0 or config.losses.sparse_color > 0
     bank = load_bank(folder, sources, *arguments, jaw_weight=config.jaw_weight, with_skin=with_skin).to(device)
     held_out = [name for name in ("helen_train", "lfpw_train") if name in sources]
     validation = load_bank(folder, held_out or sources[:1], *arguments, split="validation" if held_out else "train").to(
         device
     )
-    composer = (
-        SingleFaceComposer(bank, config, generator)
-        if config.stage == 1
-        else MultiFaceComposer(bank, load_backgrounds(folder).to(device), config, generator)
-    )
+    composer: SingleFaceComposer | MultiFaceComposer | MixedComposer
+    if config.stage == 1:
+        composer = SingleFaceComposer(bank, config, generator)
+    elif config.close_share:
+        composer = MixedComposer(bank, load_backgrounds(folder).to(device), config, generator)
+    else:
+        composer = MultiFaceComposer(bank, load_backgrounds(folder).to(device), config, generator)
     return Data(config, bank, validation, composer, points, generator)

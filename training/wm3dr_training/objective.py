@@ -18,6 +18,7 @@ from wm3dr_training.decoder import cells_around, decode
 from wm3dr_training.encoder import Encoder
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.photometric import SMALLEST_RENDERED, Photometric
+from wm3dr_training.targets import FitTargets, SparseColors, bank_fits
 
 
 class Objective(nn.Module):
@@ -36,6 +37,13 @@ class Objective(nn.Module):
         self.dense_rows = face_model.point_rows(vertex_ids, weights)
         rendering = config.render_share > 0 and config.losses.photometric > 0
         self.photometric = Photometric(config, face_model, data.bank, generator) if rendering else None
+        self.targets, self.colors = None, None
+        if config.losses.with_fits:
+            fits = bank_fits(Path(config.labels), data.bank)
+            self.targets = FitTargets(face_model, fits, self.dense_rows)
+        if config.losses.sparse_color:
+            assert data.bank.skin is not None  # load_data reads the masks for this term
+            self.colors = SparseColors(face_model, data.bank.skin, generator)
         self.register_buffer("paper_weights", losses.paper_landmark_weights(), persistent=False)
 
     def forward(self, encoder: Encoder, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -64,6 +72,11 @@ class Objective(nn.Module):
             )
         if weights.prior:
             terms["prior"] = losses.prior_loss(groups["identity"], groups["expression"], groups["albedo"])
+        if self.targets is not None and len(face):
+            terms |= {f"fit_{name}": value for name, value in self.targets(faces, batch, face).items()}
+        if self.colors is not None and len(face):
+            main = torch.arange(len(batch.centers), device=face.device)  # rows of the centre cells come first
+            terms["sparse_color"] = self.colors(faces.rows(main), batch, face[main])
         if self.photometric is not None and len(chosen := self.photometric.choose(batch)):
             some = faces.rows(chosen)  # the first rows are the centre cells, in the order of the batch's faces
             terms |= self.photometric(some, landmarks[chosen], batch, chosen)

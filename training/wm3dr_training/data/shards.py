@@ -39,7 +39,7 @@ def pack(labels: Path, sources: list[str], out: Path, megabytes: float = 55.0) -
     ----------
     labels : Path
         Folder with `train_SOURCE.npy/.npz` and, where they exist, `fine_SOURCE.npy`, `skin_SOURCE.npy`,
-        `background.npy`.
+        `fit_SOURCE.npz`, `background.npy`.
     sources : list of str
     out : Path
         Folder of the shards; created.
@@ -84,6 +84,8 @@ def _entries(labels: Path, sources: list[str]) -> Iterator[tuple[str, bytes]]:
         if not table.exists():
             raise FileNotFoundError(f"{table} is missing: run 'wm3dr-train label' for the source {source!r} first")
         yield f"{stem}.npz", table.read_bytes()
+        if source != "background" and (fits := labels / f"fit_{source}.npz").exists():
+            yield fits.name, fits.read_bytes()
         for kind in IMAGE_ARRAYS:
             path = labels / ("background.npy" if source == "background" else f"{kind}_{source}.npy")
             if path.exists() and (source != "background" or kind == "train"):

@@ -1,0 +1,237 @@
+"""Targets from per-photo fits: mirrored and turned like their photos; colours of points against known images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import write_synthetic_model
+
+from wm3dr_training import layers
+from wm3dr_training.bank import CROP_SIZE
+from wm3dr_training.composer import Batch, crop_affines
+from wm3dr_training.data.correspondence import load_correspondence
+from wm3dr_training.data.fits import ColorFitter, fit_photo, point_model
+from wm3dr_training.data.landmark_fit import FOCAL_PX
+from wm3dr_training.decoder import Faces
+from wm3dr_training.encoder import FOCAL
+from wm3dr_training.layers import FaceModel
+from wm3dr_training.targets import Fits, FitTargets, SparseColors, load_fits, mirror_matrix
+
+MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"
+
+
+@pytest.fixture(scope="module")
+def face_model() -> FaceModel:
+    if not MODEL.exists():
+        pytest.skip("the default face model is not there")
+    return FaceModel.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory) -> FaceModel:
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    write_synthetic_model(path)
+    return FaceModel.load(path)
+
+
+def a_batch(angles: torch.Tensor, mirrored: torch.Tensor, size: int = 128, face: float = 80.0) -> Batch:
+    """One face in the middle of each of some black canvases."""
+    n = len(angles)
+    centers, sizes = torch.full((n, 2), size / 2), torch.full((n,), face)
+    return Batch(
+        images=torch.zeros(n, 3, size, size),
+        image_index=torch.arange(n),
+        points=torch.zeros(n, 536, 2),
+        weights=torch.ones(n, 536),
+        centers=centers,
+        sizes=sizes,
+        bank_index=torch.arange(n),
+        mirrored=mirrored,
+        affine=crop_affines(centers, sizes, angles, mirrored),
+        heatmap=torch.zeros(n, 1, size // 8, size // 8),
+        principal_point=torch.full((n, 2), size / 2),
+        clear=torch.ones(n, 1, size, size),
+    )
+
+
+def some_fits(model: FaceModel, n: int, seed: int = 0) -> Fits:
+    g = torch.Generator().manual_seed(seed)
+    vectors = 0.4 * torch.randn(n, 3, generator=g)
+    return Fits(
+        identity=torch.randn(n, model.layout.identity, generator=g),
+        expression=torch.rand(n, model.layout.expression, generator=g),
+        rotation=layers.rotations_from_vectors(vectors),
+        albedo=torch.randn(n, model.layout.albedo, generator=g),
+        shape_weight=torch.ones(n),
+        color_weight=torch.ones(n),
+    )
+
+
+def faces_of(model: FaceModel, groups: dict[str, torch.Tensor], batch: Batch, depth: float = 900.0) -> Faces:
+    n = len(batch.centers)
+    translations = torch.tensor([0.0, 0.0, depth]).expand(n, 3)
+    return Faces(groups, layers.rotations_from_vectors(groups["rotation"]), translations, batch.principal_point)
+
+
+def test_a_basis_of_symmetric_and_antisymmetric_modes_mirrors_by_signs():
+    partner = torch.tensor([1, 0])
+    basis = torch.zeros(2, 3, 2)
+    basis[:, 0, 0] = torch.tensor([1.0, -1.0])  # both sides move outward: symmetric
+    basis[:, 0, 1] = torch.tensor([1.0, 1.0])  # both move to the left: antisymmetric
+    torch.testing.assert_close(mirror_matrix(basis, partner, flips=True), torch.diag(torch.tensor([1.0, -1.0])))
+
+
+def test_left_and_right_blendshapes_change_places(face_model):
+    names = list(face_model.metadata.expression_names)
+    matrix = mirror_matrix(face_model.expression_basis, face_model.mirror, flips=True)
+    left, right = names.index("mouthSmile_L"), names.index("mouthSmile_R")
+    one = torch.zeros(1, len(names))
+    one[0, left] = 1.0
+    mirrored = (one @ matrix)[0]
+    assert mirrored[right] > 0.95 and mirrored[left].abs() < 0.05
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_rotations_follow_the_affine_map_of_the_crop(face_model, mirrored):
+    batch = a_batch(torch.tensor([0.3, -0.7]), torch.tensor([mirrored, mirrored]))
+    fits = some_fits(face_model, 2)
+    targets = FitTargets(face_model, fits, face_model.landmark_rows())
+    wanted = targets.rotations(batch, torch.arange(2))
+    points = face_model.landmark_rows().mean
+    source = points * torch.tensor([-1.0, 1.0, 1.0]) if mirrored else points
+    in_crop = (source @ fits.rotation.transpose(1, 2) if not mirrored else points @ fits.rotation.transpose(1, 2))[
+        ..., :2
+    ]
+    scaled = in_crop @ batch.affine[:, :, :2].transpose(1, 2)  # orthographic: the plane of the image
+    scale = torch.linalg.det(batch.affine[:, :, :2]).abs().sqrt()[:, None, None]
+    shown = (source @ wanted.transpose(1, 2))[..., :2] * scale
+    torch.testing.assert_close(shown, scaled, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_fit_itself_has_no_error_and_another_face_has(face_model, mirrored):
+    batch = a_batch(torch.zeros(3), torch.full((3,), mirrored))
+    fits = some_fits(face_model, 3)
+    targets = FitTargets(face_model, fits, face_model.landmark_rows())
+    flip = torch.tensor([-1.0, 1.0, 1.0])
+    wanted = targets.rotations(batch, torch.arange(3))
+    if mirrored:
+        torch.testing.assert_close(wanted, flip[:, None] * fits.rotation * flip)
+    vectors = _vectors(wanted)
+    groups = {
+        "identity": fits.identity @ targets.identity_mirror if mirrored else fits.identity,
+        "expression": fits.expression @ targets.expression_mirror if mirrored else fits.expression,
+        "albedo": fits.albedo @ targets.albedo_mirror if mirrored else fits.albedo,
+        "rotation": vectors,
+    }
+    groups = {name: value.clone().requires_grad_() for name, value in groups.items()}
+    terms = targets(faces_of(face_model, groups, batch), batch, torch.arange(3))
+    for name, value in terms.items():
+        assert value < 0.45, name  # the rounding of the square root at zero is 0.2 and 0.32
+    groups["identity"] = groups["identity"] + 1.0
+    groups["rotation"] = groups["rotation"] + torch.tensor([0.1, 0.0, 0.0])
+    worse = targets(faces_of(face_model, groups, batch), batch, torch.arange(3))
+    assert worse["identity"] > 3 * terms["identity"] and worse["rotation"] > 5 * terms["rotation"]
+    torch.testing.assert_close(worse["expression"], terms["expression"])
+    sum(worse.values()).backward()
+
+
+def _vectors(rotations: torch.Tensor) -> torch.Tensor:
+    """Inverse of `rotations_from_vectors`, for angles below π."""
+    turned = rotations * torch.tensor([1.0, -1.0, -1.0])
+    angle = ((turned.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1).acos()
+    axis = torch.stack(
+        [turned[:, 2, 1] - turned[:, 1, 2], turned[:, 0, 2] - turned[:, 2, 0], turned[:, 1, 0] - turned[:, 0, 1]], dim=1
+    )
+    return axis * (angle / (2 * angle.sin()))[:, None]
+
+
+def test_identity_term_by_hand(small_model):
+    batch = a_batch(torch.zeros(2), torch.zeros(2, dtype=torch.bool))
+    fits = some_fits(small_model, 2)
+    fits.shape_weight[1] = 0.0  # not fitted: does not count
+    rows = small_model.landmark_rows()
+    targets = FitTargets(small_model, fits, rows)
+    groups = {name: getattr(fits, name).clone() for name in ("identity", "expression", "albedo")}
+    groups["rotation"] = torch.zeros(2, 3)
+    groups["identity"][0, 0] += 2.0
+    groups["identity"][1] += 100.0
+    moved = 2.0 * rows.basis.view(-1, 3, rows.basis.shape[1])[:, :, 0]
+    expected = 100 * ((moved / 150.0).square().sum(-1) + 4e-6).sqrt().mean()
+    terms = targets(faces_of(small_model, groups, batch), batch, torch.arange(2))
+    torch.testing.assert_close(terms["identity"], expected)
+
+
+def test_colors_are_compared_where_the_points_are(face_model):
+    batch = a_batch(torch.zeros(1), torch.zeros(1, dtype=torch.bool), size=256, face=130.0)
+    skin = torch.full((1, 96, 96), 255, dtype=torch.uint8)
+    layout = face_model.layout
+    groups = {
+        "identity": torch.zeros(1, layout.identity),
+        "expression": torch.zeros(1, layout.expression),
+        "albedo": torch.zeros(1, layout.albedo, requires_grad=True),
+        "rotation": torch.zeros(1, 3),
+        "illumination": torch.zeros(1, 27, requires_grad=True),
+    }
+    # only the ambient term of the light: colour = albedo × (0.8 + offset) × π × 1/√(4π)
+    depth = FOCAL * 150.0 / 130.0
+    term = SparseColors(face_model, skin, torch.Generator().manual_seed(0))
+    faces = faces_of(face_model, groups, batch, depth)
+    mean = face_model.mean_albedo[torch.isin(face_model.regions, torch.tensor([0, 1]))].mean().item()
+    shade = 0.8 * np.pi / np.sqrt(4 * np.pi)
+    batch.images[:] = 255.0 * mean * shade
+    near = float(term(faces, batch, torch.arange(1)).detach())
+    batch.images[:] = 255.0 * (mean * shade + 0.3)
+    far = term(faces, batch, torch.arange(1))
+    assert near < 8 and 25 < float(far.detach()) < 35
+    far.backward()
+    assert groups["albedo"].grad.abs().max() > 0
+    assert groups["illumination"].grad[0, 0] < 0  # brighter light would come nearer
+
+
+def test_a_render_of_known_coefficients_is_fitted(face_model):
+    """Points and colours of a synthetic crop come back: pose within half a degree, colours within a few of 255."""
+    generator = torch.Generator().manual_seed(5)
+    layout = face_model.layout
+    identity = 0.7 * torch.randn(1, layout.identity, generator=generator)
+    expression = torch.zeros(1, layout.expression)
+    expression[0, 20] = 0.6
+    albedo = torch.randn(1, layout.albedo, generator=generator)
+    rotation = layers.rotations_from_vectors(torch.tensor([[0.15, -0.35, 0.1]]))
+    translation = torch.tensor([[8.0, -5.0, 1500.0]])
+    light = torch.zeros(1, 3, 9)
+    light[:, :, 0], light[:, :, 1], light[:, :, 2] = 0.75, 0.1, 0.3
+    vertices = layers.transform(face_model.shapes(identity, expression), rotation, translation)
+    normals = layers.vertex_normals(vertices, face_model.triangles) * torch.tensor([1.0, -1.0, -1.0])
+    colors = face_model.albedos(albedo) * layers.shading(normals, light)
+    from wm3dr_training.renderer import NativeTriangleIds, render
+
+    center = torch.full((1, 2), CROP_SIZE / 2)
+    shown = render(
+        vertices, face_model.triangles, colors, torch.tensor([FOCAL_PX]), center, CROP_SIZE, NativeTriangleIds(1)
+    )
+    image = (255 * shown.values[0].clamp(0, 1)).permute(1, 2, 0).byte().numpy()
+    correspondence = load_correspondence()
+    points = point_model(face_model, correspondence)
+    coefficients = torch.cat([identity, expression], dim=1)[0].double().numpy()
+    camera = points.points(coefficients) @ rotation[0].double().numpy().T + translation[0].double().numpy()
+    pixels = FOCAL_PX * camera[:, :2] / camera[:, 2:] + CROP_SIZE / 2
+    fit = fit_photo(points, pixels[:68], pixels[68:], correspondence.confidence, profile=False)
+    cosine = (np.trace(fit.rotation @ rotation[0].double().numpy().T) - 1) / 2
+    assert np.degrees(np.arccos(min(1.0, cosine))) < 2.0
+    assert np.linalg.norm(fit.residual[17:], axis=1).mean() < 0.5
+    skin = (255 * shown.mask[0, 0, ::2, ::2]).byte().numpy()
+    color = ColorFitter(face_model).fit(image, skin, vertices[0].double().numpy())
+    assert color is not None and color.error < 5
+    own = face_model.albedos(torch.from_numpy(color.albedo[None]).float())
+    truth = face_model.albedos(albedo)
+    inner = torch.isin(face_model.regions, torch.tensor([0, 1]))
+    error = (own - truth)[:, inner]
+    assert (error - error.mean(1, keepdim=True)).abs().mean() < 0.06  # up to the brightness that light can explain
+    assert ColorFitter(face_model).fit(image, np.zeros_like(skin), vertices[0].double().numpy()) is None
+
+
+def test_missing_fits_are_named_with_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="label --fits"):
+        load_fits(tmp_path, "helen_train", np.arange(3))
