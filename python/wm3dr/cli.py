@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .commands_interop import blender_script
 
 if TYPE_CHECKING:
     from .api import Reconstructor
@@ -285,6 +286,9 @@ def bench(
         }
         _or_exit(lambda: measuring.draw_chart(curves, chart, f"{size} x {size} photo, {used} threads"))
         click.echo(f"chart: {chart}")
+
+
+main.add_command(blender_script)
 
 
 @main.group("face-model")

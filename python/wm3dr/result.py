@@ -19,6 +19,9 @@ from .frames import Frame, change_frame, check_frame
 from .maps import Raster
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import supervision
     import trimesh
     from PIL.Image import Image
 
@@ -482,6 +485,36 @@ class Result:
             "face_model": {"name": self.face_model.name, "sha256": self.face_model.sha256},
             "faces": [face.to_dict() for face in self.faces],
         }
+
+    def to_table(self, photo: str | None = None) -> "pa.Table":
+        """Return the faces as an Arrow table, a row per face; see `wm3dr.tables.to_table`."""
+        from .tables import to_table
+
+        return to_table(self, photo)
+
+    def to_pandas(self, photo: str | None = None) -> "pd.DataFrame":
+        """Return the faces as a pandas data frame, a row per face; see `wm3dr.tables.to_pandas`."""
+        from .tables import to_pandas
+
+        return to_pandas(self, photo)
+
+    def to_supervision(self, *, masks: bool = False) -> "supervision.Detections":
+        """Return the faces as `supervision.Detections`; see `wm3dr.adapters.to_supervision`."""
+        from .adapters import to_supervision
+
+        return to_supervision(self, masks=masks)
+
+    def to_key_points(self) -> "supervision.KeyPoints":
+        """Return the landmarks as `supervision.KeyPoints`; see `wm3dr.adapters.to_key_points`."""
+        from .adapters import to_key_points
+
+        return to_key_points(self)
+
+    def log_rerun(self, image: "ImageSource | None" = None, **options: Any) -> None:
+        """Log photo, boxes, landmarks, meshes and camera to Rerun; see `wm3dr.adapters.log_rerun`."""
+        from .adapters import log_rerun
+
+        log_rerun(self, image, **options)
 
 
 def _floats(values: Any) -> Any:
