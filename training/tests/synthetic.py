@@ -11,6 +11,8 @@ import wm3dr
 from wm3dr.face_model import FaceModelMetadata, write_face_model
 from wm3dr_training.bank import CROP_SIZE, N_DENSE, N_LANDMARKS
 from wm3dr_training.config import FAST, TrainConfig
+from wm3dr_training.data.arrays import save_npz
+from wm3dr_training.data.register_mediapipe import MorphableMesh, Places, correspondence_arrays
 
 SHARED = Path(__file__).parents[3] / "shared"
 GRID = 13
@@ -65,6 +67,18 @@ def face_arrays(
 def write_synthetic_model(path: Path, **options) -> wm3dr.FaceModel:
     """Write a synthetic face model and return it."""
     return write_face_model(path, *face_arrays(**options))
+
+
+def write_synthetic_correspondence(path: Path, model: Path) -> Places:
+    """MediaPipe's points at random places of a face model, as the registration writes them."""
+    rng = np.random.default_rng(5)
+    mesh = MorphableMesh.of_file(model)
+    corners = mesh.triangles[rng.integers(0, len(mesh.triangles), N_DENSE)]
+    places = Places(corners, rng.dirichlet(np.ones(3), N_DENSE))
+    points = rng.normal(size=(N_DENSE, 3))
+    arrays = correspondence_arrays(mesh, places, np.ones(N_DENSE), np.arange(N_DENSE), points, mesh.landmark_vertices)
+    save_npz(path, **arrays)
+    return places
 
 
 def blob_faces(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -8,7 +8,16 @@ import torch
 from synthetic import write_synthetic_labels
 
 from wm3dr_training import augment
-from wm3dr_training.bank import CROP_SIZE, FACE_SIZE, MIRROR_68, N_LANDMARKS, BackgroundBank, FaceBank, load_bank
+from wm3dr_training.bank import (
+    CROP_SIZE,
+    FACE_SIZE,
+    MIRROR_68,
+    N_DENSE,
+    N_LANDMARKS,
+    BackgroundBank,
+    FaceBank,
+    load_bank,
+)
 from wm3dr_training.composer import (
     MultiFaceComposer,
     SingleFaceComposer,
@@ -19,7 +28,7 @@ from wm3dr_training.composer import (
     sample_window,
 )
 from wm3dr_training.config import TrainConfig
-from wm3dr_training.data_setup import load_correspondence
+from wm3dr_training.data.correspondence import load_correspondence
 
 DOTS = np.array([[60.0, 70.0], [130.0, 64.0], [84.0, 125.0]])  # crop px, not symmetric
 LANDMARKS = (36, 45, 48)  # that lie on the dots
@@ -36,7 +45,7 @@ def dot_bank(count: int = 3) -> FaceBank:
     points[list(LANDMARKS)] = DOTS
     fine = np.repeat(np.repeat(crop, 2, axis=0), 2, axis=1)
     correspondence = load_correspondence()
-    mirror = np.concatenate([MIRROR_68, N_LANDMARKS + correspondence.mirror])
+    mirror = np.concatenate([MIRROR_68, N_LANDMARKS + correspondence.mirror[:N_DENSE]])
     return FaceBank(
         images=torch.from_numpy(np.repeat(crop[None], count, axis=0).round().astype(np.uint8)),
         points=torch.from_numpy(np.repeat(points[None], count, axis=0)),
@@ -219,12 +228,12 @@ def test_augmentation_is_the_same_for_the_same_seed():
 def test_bank_reads_what_label_writes(tmp_path):
     folder = write_synthetic_labels(tmp_path / "labels", count=5)
     points = load_correspondence()
-    bank = load_bank(folder, ["synthetic"], points.mirror, points.confidence, jaw_weight=0.25, with_skin=True)
+    bank = load_bank(folder, ["synthetic"], points.mirror[:N_DENSE], points.confidence, jaw_weight=0.25, with_skin=True)
     assert len(bank) == 5 and bank.images.shape == (5, CROP_SIZE, CROP_SIZE, 3)
     assert bank.weights[:, :17].eq(0.25).all() and bank.weights[:, 17:68].eq(1).all()
     assert bank.skin.shape == (5, CROP_SIZE // 2, CROP_SIZE // 2)
     assert torch.equal(bank.mirror[bank.mirror], torch.arange(len(bank.mirror)))
     with pytest.raises(FileNotFoundError, match=r"train_nothing\.npy is missing: run 'wm3dr-train label'"):
-        load_bank(folder, ["nothing"], points.mirror, points.confidence)
+        load_bank(folder, ["nothing"], points.mirror[:N_DENSE], points.confidence)
     with pytest.raises(ValueError, match=r"hold no photo of the split 'validation'"):
-        load_bank(folder, ["synthetic"], points.mirror, points.confidence, split="validation")
+        load_bank(folder, ["synthetic"], points.mirror[:N_DENSE], points.confidence, split="validation")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import trimesh
-from synthetic import write_synthetic_model
+from synthetic import write_synthetic_correspondence, write_synthetic_model
 
 from wm3dr import ModelError
 from wm3dr.face_model import parse_face_model
@@ -182,20 +182,14 @@ def test_a_mesh_without_correspondence_is_told_how_to_get_one(tmp_path):
 
 @pytest.fixture()
 def registered(tmp_path):
-    """A correspondence of random places on the synthetic model, as the registration writes it, and its arrays."""
+    """The synthetic model's mesh, and random places on it in `points.npz`."""
     write_synthetic_model(tmp_path / "model.safetensors")
-    mesh = register_mediapipe.MorphableMesh.of_file(tmp_path / "model.safetensors")
-    corners = mesh.triangles[RNG.integers(0, len(mesh.triangles), 468)]
-    places = register_mediapipe.Places(corners, RNG.dirichlet(np.ones(3), 468))
-    arrays = register_mediapipe.correspondence_arrays(
-        mesh, places, np.ones(468), np.arange(468), RNG.normal(size=(468, 3)), mesh.landmark_vertices
-    )
-    return mesh, places, arrays
+    places = write_synthetic_correspondence(tmp_path / "points.npz", tmp_path / "model.safetensors")
+    return register_mediapipe.MorphableMesh.of_file(tmp_path / "model.safetensors"), places
 
 
 def test_a_correspondence_of_ones_own_is_read_and_belongs_to_its_mesh(tmp_path, registered):
-    mesh, places, arrays = registered
-    save_npz(tmp_path / "points.npz", **arrays)
+    mesh, places = registered
     points = load_correspondence(tmp_path / "points.npz")
     assert (points.face_model, points.n_vertices) == ("synthetic-for-tests", 169)
     assert points.topology == topology_of(mesh.triangles.astype(np.int64))
@@ -204,9 +198,10 @@ def test_a_correspondence_of_ones_own_is_read_and_belongs_to_its_mesh(tmp_path, 
 
 
 def test_bad_correspondence_files(tmp_path, registered):
-    arrays, path = registered[2], tmp_path / "points.npz"
-    with pytest.raises(FileNotFoundError, match=r"'correspondence' .*points\.npz does not exist"):
-        load_correspondence(path)
+    path = tmp_path / "points.npz"
+    arrays = dict(np.load(path))
+    with pytest.raises(FileNotFoundError, match=r"'correspondence' .*nothing\.npz does not exist"):
+        load_correspondence(tmp_path / "nothing.npz")
     path.write_bytes(b"no archive")
     with pytest.raises(ModelError, match=r"'correspondence' .*points\.npz cannot be read"):
         load_correspondence(path)

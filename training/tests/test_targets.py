@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import write_synthetic_model
+from synthetic import write_synthetic_labels, write_synthetic_model
 
+from wm3dr import ModelError
 from wm3dr_training import layers
 from wm3dr_training.bank import CROP_SIZE
 from wm3dr_training.composer import Batch, crop_affines
@@ -235,3 +236,14 @@ def test_a_render_of_known_coefficients_is_fitted(face_model):
 def test_missing_fits_are_named_with_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="label --fits"):
         load_fits(tmp_path, "helen_train", np.arange(3))
+
+
+def test_fits_of_another_face_model_are_refused(tmp_path):
+    labels = write_synthetic_labels(tmp_path / "labels", count=4)
+    path = labels / "fit_synthetic.npz"
+    rows = np.arange(4)
+    assert len(load_fits(labels, "synthetic", rows, "ab" * 32).identity) == 4  # of an older version: it does not say
+    np.savez(path, **np.load(path), face_model_sha256=np.array("cd" * 32))
+    assert len(load_fits(labels, "synthetic", rows, "cd" * 32).identity) == 4
+    with pytest.raises(ModelError, match=r"fit_synthetic\.npz holds fits of another face model \(.*cdcdcdcd…\)"):
+        load_fits(labels, "synthetic", rows, "ab" * 32)

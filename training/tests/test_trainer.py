@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import SHARED, STEPS, needs_model, needs_weights, write_synthetic_model
+from synthetic import SHARED, STEPS, needs_model, needs_weights, write_synthetic_correspondence, write_synthetic_model
 from synthetic import small_config as config
 
+from wm3dr import ModelError
 from wm3dr_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from wm3dr_training.config import FAST, PROFILES, TrainConfig, fast_stage, paper_stage
+from wm3dr_training.config import FAST, PROFILES, LossWeights, TrainConfig, fast_stage, paper_stage
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.trainer import Trainer, append_row
 
@@ -243,6 +244,20 @@ def test_two_processes_share_gradients_and_split_the_photos(tmp_path, labels):
     assert len(state["others"]) == 1 and state["step"] == 2
     with pytest.raises(CheckpointError, match=r"the checkpoint is of 2 processes, now there are 1"):
         Trainer(config(1, labels, iterations=2), tmp_path / "run")
+
+
+@needs_weights
+def test_a_face_model_of_another_mesh_needs_its_own_correspondence(tmp_path, labels):
+    model = tmp_path / "other.safetensors"
+    write_synthetic_model(model)
+    settings = config(1, labels, face_model=str(model), losses=LossWeights(center=0.0, dense_landmark=1.0))
+    with pytest.raises(ModelError, match=r"'synthetic-for-tests' has 169 vertices, .*--correspondence POINTS\.npz"):
+        Trainer(settings, tmp_path / "refused")
+    points = tmp_path / "points.npz"
+    write_synthetic_correspondence(points, model)
+    trainer = Trainer(replace(settings, correspondence=str(points)), tmp_path / "run")
+    terms = trainer.train_step()
+    assert terms is not None and terms["dense_landmark"] > 0
 
 
 def test_loss_tables_grow_columns(tmp_path):

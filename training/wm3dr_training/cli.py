@@ -93,6 +93,7 @@ _TRAIN_OPTIONS = [
     click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True)),
     click.option("--render-share", type=click.FloatRange(0, 1), help="Share of the faces with image terms."),
     click.option("--mobileface", type=click.Path(path_type=Path), help="Folder of the embedding (perceptual term)."),
+    click.option("--correspondence", type=click.Path(path_type=Path), help="MediaPipe's points on the model (.npz)."),
     click.option("--frozen", multiple=True, help="Prefix of parameters not to train; may be repeated; '' for none."),
     click.option("--weight", "weights", multiple=True, callback=_pairs, metavar="TERM=W", help="Weight of a loss."),
     click.option("--set", "settings", multiple=True, callback=_pairs, metavar="FIELD=V", help="Any other setting."),
@@ -135,6 +136,8 @@ def training_config(stage: int, profile: str, **options: Any) -> TrainConfig:
         "seed": options.get("seed", 0),
         "amp": options.get("amp", False),
     }
+    if options.get("correspondence"):
+        values["correspondence"] = str(options["correspondence"])
     for name in ("backbone", "size", "batch", "learning_rate", "render_share"):
         if options.get(name) is not None:
             values[name] = options[name]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,25 +11,7 @@ from wm3dr_training import parallel
 from wm3dr_training.bank import N_DENSE, FaceBank, load_backgrounds, load_bank
 from wm3dr_training.composer import MixedComposer, MultiFaceComposer, SingleFaceComposer
 from wm3dr_training.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class Correspondence:
-    """MediaPipe's 468 points on the face model: `vertex_ids` (468, 3), `weights` (468, 3), `confidence` (468,),
-    `mirror` (468,).
-    """
-
-    vertex_ids: np.ndarray
-    weights: np.ndarray
-    confidence: np.ndarray
-    mirror: np.ndarray
-
-
-def load_correspondence(path: Path | None = None) -> Correspondence:
-    """Read the registration of MediaPipe's points to the default face model; None: the one in the package."""
-    source = path or files("wm3dr_training") / "data" / "mediapipe_to_mesh.npz"
-    with np.load(str(source)) as table:
-        return Correspondence(table["vertex_ids"], table["weights"], table["confidence"], table["mirror"][:N_DENSE])
+from wm3dr_training.data.correspondence import Correspondence, load_correspondence
 
 
 class Data:
@@ -86,10 +65,10 @@ class Data:
 
 def load_data(config: TrainConfig, device: torch.device, generator: torch.Generator) -> Data:
     """Read the label folder and make the composer of the configured stage."""
-    points = load_correspondence()
+    points = load_correspondence(config.correspondence)
     folder = Path(config.labels)
     sources = list(config.sources)
-    arguments = (points.mirror, points.confidence)
+    arguments = (points.mirror[:N_DENSE], points.confidence)
     with_skin = config.render_share > 0 or config.losses.sparse_color > 0
     bank = load_bank(folder, sources, *arguments, jaw_weight=config.jaw_weight, with_skin=with_skin).to(device)
     held_out = [name for name in ("helen_train", "lfpw_train") if name in sources]

@@ -32,6 +32,7 @@ class Objective(nn.Module):
         self.layout = face_model.layout
         self.landmark_rows = face_model.landmark_rows()
         device = face_model.mean_shape.device
+        points.require_mesh(face_model.metadata.name, len(face_model.mean_shape), face_model.triangles.cpu().numpy())
         vertex_ids = torch.from_numpy(points.vertex_ids.astype(np.int64)).to(device)
         weights = torch.from_numpy(points.weights.astype(np.float32)).to(device)
         self.dense_rows = face_model.point_rows(vertex_ids, weights)
@@ -39,7 +40,7 @@ class Objective(nn.Module):
         self.photometric = Photometric(config, face_model, data.bank, generator) if rendering else None
         self.targets, self.colors = None, None
         if config.losses.with_fits:
-            fits = bank_fits(Path(config.labels), data.bank)
+            fits = bank_fits(Path(config.labels), data.bank, face_model.sha256)
             self.targets = FitTargets(face_model, fits, self.dense_rows)
         if config.losses.sparse_color:
             assert data.bank.skin is not None  # load_data reads the masks for this term

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wm3dr import ModelError
 from wm3dr_training.bank import CROP_SIZE, FaceBank
 from wm3dr_training.composer import Batch
 from wm3dr_training.decoder import Faces
@@ -62,18 +63,26 @@ class Fits:
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def load_fits(folder: Path, source: str, rows: NDArray[np.int64]) -> Fits:
+def load_fits(folder: Path, source: str, rows: NDArray[np.int64], face_model_sha256: str | None = None) -> Fits:
     """Read rows of `fit_SOURCE.npz`.
 
     Raises
     ------
     FileNotFoundError
         The source has not been fitted.
+    wm3dr.ModelError
+        The file says that it was fitted with another face model than `face_model_sha256`.
     """
     path = folder / f"fit_{source}.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run 'wm3dr-train label --fits' for the source {source!r} first")
     with np.load(path) as table:
+        fitted = str(table["face_model_sha256"]) if "face_model_sha256" in table else None
+        if None not in (fitted, face_model_sha256) and fitted != face_model_sha256:
+            raise ModelError(
+                f"{path} holds fits of another face model (sha256 {fitted[:12]}…) than 'face_model' "
+                f"({face_model_sha256[:12]}…): delete it and run 'wm3dr-train label --face-model FILE' again"
+            )
         values = {
             name: torch.from_numpy(table[name][rows]) for name in ("identity", "expression", "rotation", "albedo")
         }
@@ -82,13 +91,13 @@ def load_fits(folder: Path, source: str, rows: NDArray[np.int64]) -> Fits:
     return Fits(**values, shape_weight=torch.from_numpy(weight), color_weight=torch.from_numpy(color))
 
 
-def bank_fits(folder: Path, bank: FaceBank) -> Fits:
-    """The fits of every row of a bank, on its device."""
+def bank_fits(folder: Path, bank: FaceBank, face_model_sha256: str | None = None) -> Fits:
+    """The fits of every row of a bank, on its device; raises as `load_fits`."""
     parts = []
     for number, source in enumerate(bank.sources):
         rows = bank.photo[bank.source == number].cpu().numpy()
         if len(rows):
-            parts.append(load_fits(folder, source, rows))
+            parts.append(load_fits(folder, source, rows, face_model_sha256))
     return Fits.joined(parts).to(bank.images.device)
 
 

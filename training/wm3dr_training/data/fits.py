@@ -6,6 +6,7 @@ the colours at the visible vertices, alternating two linear least-squares proble
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -80,9 +81,7 @@ class ColorFitter:
         plain = [k for k, name in enumerate(names) if name in ("skin", "nose")]
         self.plain = np.isin(face_model.regions.numpy()[self.sample], plain)
 
-    def fit(
-        self, image: NDArray[np.uint8], skin: NDArray[np.uint8], vertices: NDArray
-    ) -> ColorFit | None:
+    def fit(self, image: NDArray[np.uint8], skin: NDArray[np.uint8], vertices: NDArray) -> ColorFit | None:
         """Fit one photo.
 
         Parameters
@@ -164,11 +163,13 @@ def fit_photo(
     return fit_landmarks(model, np.concatenate([landmarks68, dense]), weights, CROP_SIZE / 2)
 
 
-def fit_rows(source: str, folder: Path, rows: NDArray[np.int64], face_model: Path) -> dict[str, NDArray[np.float32]]:
+def fit_rows(
+    source: str, folder: Path, rows: NDArray[np.int64], face_model: Path, points_file: Path | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Fit some photos of `train_SOURCE.npz`; the arrays of `write_fits` for these rows."""
     torch.set_num_threads(1)
     model = FaceModel.load(face_model)
-    correspondence = load_correspondence()
+    correspondence = load_correspondence(points_file)
     correspondence.require_mesh(model.metadata.name, len(model.mean_shape), model.triangles.numpy())
     confidence = correspondence.confidence
     table = np.load(folder / f"train_{source}.npz")
@@ -218,6 +219,7 @@ def write_fits(
     source: str,
     folder: Path,
     face_model: Path,
+    correspondence: Path | None = None,
     workers: int = 1,
     progress: Callable[[Iterable], Iterable] = lambda x: x,
 ) -> dict[str, float]:
@@ -225,7 +227,7 @@ def write_fits(
 
     It holds `identity` (n, K_id), `expression` (n, K_exp), `rotation` (n, 3, 3) relative to the viewing ray,
     `albedo` (n, K_alb), `illumination` (n, 3, 9), float32; `residual` (n,) per cent of the face's size and
-    `color_error` (n,) 0–255, infinite where there is no fit.
+    `color_error` (n,) 0–255, infinite where there is no fit; `face_model_sha256`, of the file that was fitted.
 
     Parameters
     ----------
@@ -233,6 +235,8 @@ def write_fits(
         What `label` wrote.
     face_model : Path
         Face-model file.
+    correspondence : Path, optional
+        MediaPipe's points on its mesh; default: those on the default face model's.
     workers : int
         Processes.
     progress : callable
@@ -250,14 +254,15 @@ def write_fits(
     """
     count = len(np.load(folder / f"train_{source}.npy", mmap_mode="r"))
     parts = np.array_split(np.arange(count), max(1, -(-count // 200)))
-    run = partial(fit_rows, source, folder, face_model=face_model)
+    run = partial(fit_rows, source, folder, face_model=face_model, points_file=correspondence)
     if workers == 1:
         done = [run(rows) for rows in progress(parts)]
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             done = list(progress(pool.map(run, parts)))
     out = {name: np.concatenate([part[name] for part in done]) for name in done[0]}
-    save_npz(folder / f"fit_{source}.npz", **out)
+    digest = hashlib.sha256(face_model.read_bytes()).hexdigest()
+    save_npz(folder / f"fit_{source}.npz", **out, face_model_sha256=np.array(digest))
     fitted = np.isfinite(out["color_error"])
     return {
         "photos": count,

@@ -221,10 +221,17 @@ def summary(records: list[Record], labels: dict[str, NDArray]) -> str:
 
 
 def build_source(
-    records: list[Record], out: Path, labels: dict[str, NDArray], parsing: Path | None, fits: bool, workers: int
+    records: list[Record],
+    out: Path,
+    labels: dict[str, NDArray],
+    parsing: Path | None,
+    fits: tuple[Path, Path | None] | None,
+    workers: int,
 ) -> str:
     """Second step: arrays, skin masks, per-photo fits and contact sheet of one source; what is there already is
     kept.
+
+    fits: face model to fit and the correspondence of MediaPipe's points with it (None: the package's), or None.
     """
     source = records[0].source
     lines = []
@@ -239,7 +246,7 @@ def build_source(
         from .fits import write_fits  # torch is imported for this step alone
 
         counts = write_fits(
-            source, out, DEFAULT_FACE_MODEL, workers, lambda x: tqdm(x, desc=f"{source} fits", leave=False)
+            source, out, *fits, workers=workers, progress=lambda x: tqdm(x, desc=f"{source} fits", leave=False)
         )
         lines.append(
             f"  fits: {counts['shapes']} shapes and {counts['colors']} colours, the colours off by "
@@ -286,8 +293,10 @@ def build_source(
 @click.option(
     "--fits/--no-fits",
     default=True,
-    help="Fit the default face model to each photo: the coefficient targets of the profile fast (40 ms a photo).",
+    help="Fit the face model to each photo: the coefficient targets of the profile fast (40 ms a photo).",
 )
+@click.option("--face-model", type=click.Path(path_type=Path), default=DEFAULT_FACE_MODEL, help="Model of --fits.")
+@click.option("--correspondence", type=click.Path(path_type=Path), help="MediaPipe's points on that model (.npz).")
 def label(
     data: Path,
     out: Path,
@@ -299,6 +308,8 @@ def label(
     workers: int,
     parsing: Path | None,
     fits: bool,
+    face_model: Path,
+    correspondence: Path | None,
 ) -> None:
     """Find faces and landmarks in photos and write the arrays training reads.
 
@@ -318,7 +329,8 @@ def label(
             with np.load(out / f"{records[0].source}.npz") as file:
                 labels = {key: file[key] for key in file.files}
             click.echo(summary(records, labels))
-            click.echo(build_source(records, out, labels, parsing, fits, workers))
+            fitted = (face_model, correspondence) if fits else None
+            click.echo(build_source(records, out, labels, parsing, fitted, workers))
         if backgrounds and not (out / "background.npz").exists():
             counts = write_background(read_pack(data, BACKGROUND_PACK), out, lambda x: tqdm(x, desc="background"))
             click.echo(f"background: {counts['kept']} photos, {counts['corrupt']} corrupt")
