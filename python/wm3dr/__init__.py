@@ -13,11 +13,15 @@ from importlib.metadata import version as _version
 from ._native import ModelError
 from .api import Reconstructor, reconstruct
 from .camera import Camera
+from .edit import retarget
 from .encoder import Encoder
 from .face_model import FaceModel
 from .mapfiles import MapFile, read_map
 from .maps import Raster
 from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Result
+from .smoothing import OneEuro, Smoothing
+from .texture import Texture
+from .tracker import TrackedFace, TrackedResult, Tracker
 
 __version__: str = _version("wm3dr")
 
@@ -31,11 +35,18 @@ __all__ = [
     "MapFile",
     "Mesh",
     "ModelError",
+    "OneEuro",
     "Pose",
     "Raster",
     "Reconstructor",
     "Result",
+    "Smoothing",
+    "Texture",
+    "TrackedFace",
+    "TrackedResult",
+    "Tracker",
     "__version__",
     "read_map",
     "reconstruct",
+    "retarget",
 ]
