@@ -5,9 +5,9 @@ when the first is asked for, then kept.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import trimesh
     from PIL.Image import Image
 
+    from .edit import Light
     from .image import ColorOrder, ImageSource
     from .placement import Sizes
     from .texture import Texture
@@ -274,6 +275,51 @@ class Face:
 
         return texture_from_photo(self, image, size, color=color)
 
+    def with_expression(self, weights: Mapping[str, float] | ArrayLike) -> "Face":
+        """Return the face with another expression, in the same place and light (docs/editing.md).
+
+        Parameters
+        ----------
+        weights : mapping or (K_exp,)
+            New weights of the blendshapes that it names, the others stay; or of all. Names are the face model's
+            (`mouthSmile_L`) or ARKit's (`mouthSmileLeft`; `browInnerUp` sets both sides). 1 is the full blendshape.
+
+        Raises
+        ------
+        TypeError
+            Weights are not numbers.
+        ValueError
+            A name is not known, the shape is not (K_exp,), or a weight is not finite.
+        """
+        from .edit import with_expression
+
+        return with_expression(self, weights)
+
+    def neutral(self) -> "Face":
+        """Return the face without expression: all weights zero."""
+        return self.with_expression(np.zeros(len(self.coefficients.expression), np.float32))
+
+    def with_illumination(self, light: "Light") -> "Face":
+        """Return the face in another light (docs/editing.md).
+
+        Parameters
+        ----------
+        light : str, Face or (3, 9)
+            "ambient", "front", "left", "right", "top" or "bottom": where in the image the light comes from, as bright
+            and as tinted on average as the face's own; another face, whose light to take; or spherical harmonics
+            (CONVENTIONS.md §6), the ambient term included.
+
+        Raises
+        ------
+        TypeError
+            `light` is none of these.
+        ValueError
+            There is no such preset, the shape is not (3, 9), or a value is not finite.
+        """
+        from .edit import with_illumination
+
+        return with_illumination(self, light)
+
     def save(self, path: str | os.PathLike[str], *, texture: "Texture | None" = None) -> None:
         """Write this face alone as .glb, .obj or .ply, with a `texture` as .glb or .obj; see `Result.save`."""
         from .export import save_faces
@@ -393,6 +439,64 @@ class Result:
         from .placement import with_scale
 
         return self.with_dense(with_scale(self.dense, ipd_mm))
+
+    def with_faces(self, faces: Iterable[Face]) -> "Result":
+        """Return the result with edited faces in the place of those that they were made from.
+
+        Parameters
+        ----------
+        faces : Face, ...
+            Made from faces of this result by `with_expression`, `with_illumination`, `neutral` or `wm3dr.retarget`.
+            The faces that they do not replace stay.
+
+        Raises
+        ------
+        TypeError
+            One of them is no Face.
+        ValueError
+            One was made from another result, or two from the same face.
+        """
+        from .edit import with_faces
+
+        return with_faces(self, faces)
+
+    def composite(
+        self,
+        image: "ImageSource",
+        faces: "Result | Face | Sequence[Face]",
+        *,
+        mode: Literal["photo", "model"] = "photo",
+        color: "ColorOrder" = "rgb",
+    ) -> "Image":
+        """Put edited faces back into the photo (docs/editing.md).
+
+        Parameters
+        ----------
+        image : array, path, bytes or PIL image
+            The photo that was reconstructed.
+        faces : Face, sequence of Face, or Result
+            Edited faces, as `with_faces` takes them, or the result that it returns.
+        mode : "photo" or "model"
+            The photo itself, moved with the face and multiplied by new / old shading; or the model's own colours. What
+            is not edited stays as it is.
+        color : "rgb" or "bgr"
+            Channel order of an array.
+
+        Returns
+        -------
+        picture : PIL.Image.Image
+            RGB, the size of the photo.
+
+        Raises
+        ------
+        TypeError
+            `faces` holds something else.
+        ValueError
+            `mode` is none of these, `image` has another size than the photo, or a face is not from this result.
+        """
+        from .composite import composite
+
+        return composite(self, image, faces, mode=mode, color=color)
 
     def render(self) -> Raster:
         """Return the maps of the photo: face ids, depth, normals, PNCC, face parts, colour.

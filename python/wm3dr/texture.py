@@ -110,7 +110,7 @@ def texture_from_photo(face: "Face", image: "ImageSource", size: int = 1024, *, 
     known /= np.maximum(known_weight, np.float32(1e-6))[:, :, None]
     modelled = interpolate(buffers, model.triangles, np.clip(dense.albedo[index : index + 1], 0, 1), dense.threads)
     modelled *= np.float32(255.0)
-    if _is_grey(photo, face.vertices_px):
+    if is_grey(photo, face.vertices_px):
         modelled = np.repeat(modelled @ LUMA, 3, axis=2)
     modelled *= _tone(known, modelled, known_weight)
     modelled *= _match(known, modelled, known_weight)
@@ -183,11 +183,18 @@ def visibility_window(dense: DenseFaces, index: int) -> VisibilityWindow:
 
 
 def visibility(
-    points: F32, normals: F32, window: VisibilityWindow, photo_camera: Camera, index: int, scale: float = 1.0
+    points: F32,
+    normals: F32,
+    window: VisibilityWindow,
+    photo_camera: Camera,
+    index: int,
+    scale: float = 1.0,
+    *,
+    grazing: tuple[float, float] = GRAZING,
 ) -> F32:
     """Return how well points on a face are seen in its photo, (M,) in [0, 1].
 
-    0 outside the photo, facing away, or behind another part or another face; fading towards grazing views (`GRAZING`).
+    0 outside the photo, facing away, or behind another part or another face; fading towards grazing views.
 
     Parameters
     ----------
@@ -200,6 +207,8 @@ def visibility(
         Number of the face in the window.
     scale : float
         Of the face (`Face.scale`): its millimetres per millimetre of the face model.
+    grazing : (float, float)
+        Cosines between normal and viewing ray up to which a point is not seen, and from which it is fully.
     """
     pixels = _native.project(points[None], photo_camera.focal, photo_camera.principal_point)[0]
     inside = ((pixels >= 0.5) & (pixels <= np.array(photo_camera.size) - 0.5)).all(axis=1) & (points[:, 2] > 0)
@@ -219,7 +228,7 @@ def visibility(
             x, y = np.clip(x, 0, depth.shape[1] - 1), np.clip(y, 0, depth.shape[0] - 1)
             surface = depth[y, x]
             free &= ~((surface > 0) & (surface < nearest) | (face_id[y, x] >= 0) & (face_id[y, x] != index))
-    weight: F32 = smoothstep(cosine, *GRAZING) * (inside & free)
+    weight: F32 = smoothstep(cosine, *grazing) * (inside & free)
     return weight.astype(np.float32)
 
 
@@ -230,7 +239,7 @@ def _feathered(weight: F32, inside: NDArray[np.bool_], radius: int) -> F32:
     return np.minimum(weight, np.clip(2 * share - 1, 0, 1))
 
 
-def _is_grey(photo: NDArray[np.uint8], pixels: F32) -> bool:
+def is_grey(photo: NDArray[np.uint8], pixels: F32) -> bool:
     """Whether the photo is without colour at these (N, 2) pixels: then the model's colour would be foreign to it."""
     inside = ((pixels >= 0) & (pixels <= np.array(photo.shape[1::-1]))).all(axis=1)
     if not inside.any():
