@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .commands_interop import blender_script
+from .commands_view import view
 
 if TYPE_CHECKING:
     from .api import Reconstructor
@@ -289,6 +290,7 @@ def bench(
 
 
 main.add_command(blender_script)
+main.add_command(view)
 
 
 @main.group("face-model")

@@ -547,6 +547,39 @@ class Result:
 
         return draw.draw(self, image, kind, **options)
 
+    def to_html(
+        self, image: "ImageSource | None" = None, *, color: "ColorOrder" = "rgb", title: str | None = None
+    ) -> str:
+        """Return a page with the faces in 3D (docs/viewer.md): self-contained, for any browser, without network.
+
+        Parameters
+        ----------
+        image : array, path, bytes or PIL image, optional
+            The photo that was reconstructed, to stand behind the faces; a result does not keep it.
+        color : "rgb" or "bgr"
+            Channel order of an array.
+        title : str, optional
+            Title of the page; None takes the file's name, where there is one.
+
+        Raises
+        ------
+        ValueError
+            `image` has another size than the photo.
+        """
+        from .viewer import html_from_result
+
+        return html_from_result(self, image, color=color, title=title)
+
+    def _repr_html_(self) -> str:
+        from .viewer import notebook_html
+
+        return notebook_html(self)
+
+    def _repr_png_(self) -> bytes:
+        from .viewer import notebook_png
+
+        return notebook_png(self)
+
     def save(self, path: str | os.PathLike[str], *, textures: "Sequence[Texture] | None" = None) -> None:
         """Write the result; the suffix says how. Whole or not at all; an existing file is replaced.
 
