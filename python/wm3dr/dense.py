@@ -190,8 +190,8 @@ class DenseFaces:
             landmarks = self.face_model.landmark_vertices
             triangles = self.face_model.triangles
             triangles = triangles[np.isin(triangles, landmarks).any(axis=1)]
-            seen = self.visible[:, triangles].any(axis=2)
-            around = [(triangles == vertex).any(axis=1) for vertex in landmarks]
+            seen: NDArray[np.bool_] = np.any(self.visible[:, triangles], axis=2)
+            around = [np.any(triangles == vertex, axis=1) for vertex in landmarks]
             return np.stack([seen[:, part].any(axis=1) for part in around], axis=1)
 
         return self.once("landmarks_visible", compute)

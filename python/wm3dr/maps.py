@@ -95,7 +95,7 @@ class Raster:
         """(H, W, 3) projected normalised coordinate code in [0, 1]; 0 where there is nothing.
 
         The place on the mean face that a pixel shows, as a colour, whoever's face it is: `ncc_from_face_model` carried
-        to the pixels (Zhu, Lei, Liu, Shi, Li: Face Alignment Across Large Poses: A 3D Solution, CVPR 2016, §3.2.2).
+        to the pixels (Zhu, Lei, Liu, Shi, Li: Face Alignment Across Large Poses: A 3D Solution, CVPR 2016).
         """
 
         def compute() -> F32:
