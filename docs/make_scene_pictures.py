@@ -1,4 +1,4 @@
-"""Draw the pictures of maps.md and CONVENTIONS.md anew by the installed models: `python docs/make_scene_pictures.py`."""
+"""Draw the pictures of maps.md and CONVENTIONS.md anew, by the installed models: python docs/make_scene_pictures.py."""
 
 import tempfile
 from pathlib import Path

@@ -131,6 +131,7 @@ def test_a_photo_without_faces(run, tmp_path):
         "empty.glb",
         "empty.json",
         "empty_attributes.png",
+        "empty_maps",
         "empty_overlay.png",
         "empty_views.png",
     ]
