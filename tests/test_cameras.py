@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -308,6 +309,22 @@ def test_scale_reaches_depth_and_who_hides_whom(reconstructor):
     for face in result:
         same = (raster.face_id == face.index) & (other.face_id == face.index)
         np.testing.assert_allclose(other.depth[same], scaled[face.index].scale * raster.depth[same], rtol=1e-3)
+
+
+def test_scale_reaches_the_files(result, tmp_path):
+    scaled = result.with_scale(70.0)
+    for name, given, unit in (("plain", result, "m, scale of the face model"), ("scaled", scaled, "m")):
+        given.save(tmp_path / f"{name}.glb")
+        content = (tmp_path / f"{name}.glb").read_bytes()
+        document = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+        assert document["asset"]["extras"]["unit"] == unit
+        nodes = [node for node in document["nodes"] if node["name"].startswith("face_")]
+        for node, face in zip(nodes, given, strict=True):
+            assert node["extras"]["metric"] is given.metric
+            np.testing.assert_allclose(node["translation"], face.translation * [1, -1, -1] / 1000, rtol=1e-6)
+        given.save(tmp_path / f"{name}.obj")
+        first = (tmp_path / f"{name}.obj").read_text().split("\n", 1)[0]
+        assert ("scale of the face model" in first or "face model's scale" in first) is not given.metric
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def _mesh_bytes(faces: Sequence[Face], suffix: str) -> bytes:
 
 def _obj(faces: Sequence[Face]) -> bytes:
     """An object per face; `v x y z r g b`, as most software reads vertex colours. Ten times faster than trimesh's."""
-    lines = ["# wm3dr: OpenGL frame (x right, y up, z towards the camera), mm of the face model's scale, sRGB colours"]
+    unit = "mm" if all(face.metric for face in faces) else "mm of the face model's scale"
+    lines = [f"# wm3dr: OpenGL frame (x right, y up, z towards the camera), {unit}, sRGB colours"]
     offset = 1
     for face in faces:
         mesh = face.mesh()
@@ -95,11 +96,11 @@ def glb_from_faces(faces: Sequence[Face], camera: Camera, textures: "Sequence[Te
     """Return a binary glTF 2.0 scene: a node per face and the camera that saw them.
 
     Meshes are in the model frame, nodes place them in the OpenGL frame, where the camera sits at the origin and looks
-    along -z, as glTF wants it. Lengths are metres of the face model's scale (mm / 1000; not metric). Vertex colours
-    carry the light already, hence KHR_materials_unlit; they are stored linear, as glTF demands, converted from sRGB.
-    A camera whose principal point is not the centre of the image has no exact glTF counterpart; the exact values
-    stand in its `extras`. Textures replace the vertex colours; where corners at one vertex have several texture
-    coordinates, the vertex is repeated.
+    along -z, as glTF wants it. Lengths are mm / 1000: metres, or metres of the face model's scale where a face is not
+    `metric`. Vertex colours carry the light already, hence KHR_materials_unlit; they are stored linear, as glTF
+    demands, converted from sRGB. A camera whose principal point is not the centre of the image has no exact glTF
+    counterpart; the exact values stand in its `extras`. Textures replace the vertex colours; where corners at one
+    vertex have several texture coordinates, the vertex is repeated.
     """
     scene = _Gltf()
     nodes = [
@@ -145,12 +146,18 @@ def glb_from_faces(faces: Sequence[Face], camera: Camera, textures: "Sequence[Te
                 "mesh": len(scene.meshes) - 1,
                 "rotation": quaternion_from_rotation(rotation),
                 "translation": (face.translation * OPENGL_FROM_CAMERA * METRES_PER_MM).astype(np.float64).tolist(),
-                "extras": {"score": face.score, "pose": face.pose._asdict(), "blendshapes": face.blendshapes},
+                "extras": {
+                    "score": face.score,
+                    "metric": face.metric,
+                    "pose": face.pose._asdict(),
+                    "blendshapes": face.blendshapes,
+                },
             }
         )
     width, height = camera.size
+    unit = "m" if faces and all(face.metric for face in faces) else "m, scale of the face model"
     document: dict[str, Any] = {
-        "asset": {"version": "2.0", "generator": "wm3dr", "extras": {"unit": "m, scale of the face model"}},
+        "asset": {"version": "2.0", "generator": "wm3dr", "extras": {"unit": unit}},
         "scene": 0,
         "scenes": [{"name": "photo", "nodes": list(range(len(nodes)))}],
         "nodes": nodes,
