@@ -18,17 +18,11 @@ from wm3dr_training.bank import (
     FaceBank,
     load_bank,
 )
-from wm3dr_training.composer import (
-    MultiFaceComposer,
-    SingleFaceComposer,
-    crop_affines,
-    face_points,
-    gaussian_heatmap,
-    map_points,
-    sample_window,
-)
+from wm3dr_training.composer import MultiFaceComposer, SingleFaceComposer, face_points, gaussian_heatmap
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data.correspondence import load_correspondence
+from wm3dr_training.paste import paste_one_by_one, paste_together
+from wm3dr_training.sampling import crop_affines, map_points, sample_window
 
 DOTS = np.array([[60.0, 70.0], [130.0, 64.0], [84.0, 125.0]])  # crop px, not symmetric
 LANDMARKS = (36, 45, 48)  # that lie on the dots
@@ -139,13 +133,39 @@ def test_pasted_faces_carry_their_points(monkeypatch, row):
     assert batch.mirrored.any() and not batch.mirrored.all()
 
 
+@pytest.mark.parametrize("largest", [50.0, 300.0])
+def test_faces_blended_together_are_those_blended_one_by_one(monkeypatch, largest):
+    """The grouped way of a GPU against the loop of a CPU: the same pixels where faces overlap and the frame cuts."""
+    no_augmentation(monkeypatch)
+    noise = torch.Generator().manual_seed(2)
+    bank = dot_bank(4)
+    bank.images = torch.randint(0, 255, bank.images.shape, generator=noise, dtype=torch.uint8)
+    bank.fine = torch.randint(0, 255, bank.fine.shape, generator=noise, dtype=torch.uint8)
+    bank.covered[1] = torch.tensor([20.0, 0.0, 150.0, 180.0])
+    photos = torch.randint(0, 255, (3, 384, 384, 3), generator=noise, dtype=torch.uint8)
+    settings = config(2, size=160, batch=12, smallest_face=20.0, largest_face=largest, negative_share=0.1)
+
+    def canvases(paste):
+        monkeypatch.setattr("wm3dr_training.composer.paste_faces", paste)
+        generator = torch.Generator().manual_seed(4)
+        composer = MultiFaceComposer(bank, BackgroundBank(photos), settings, generator)
+        return composer.batch(lambda n: torch.randint(0, 4, (n,), generator=generator))
+
+    one, both = canvases(paste_one_by_one), canvases(paste_together)
+    empty = canvases(lambda *_: None)
+    assert len(one.centers) > 20 and one.image_index.bincount().max() > 2
+    assert (one.images - empty.images).abs().amax(1).gt(1).float().mean() > 0.1
+    torch.testing.assert_close(one.images, both.images, rtol=0, atol=0.05)  # of 255; sums in another order
+
+
 def test_faces_hardly_overlap_and_sizes_keep_their_range():
     settings = config(2, size=320, batch=40, smallest_face=24.0, largest_face=160.0)
     backgrounds = BackgroundBank(torch.zeros((2, 384, 384, 3), dtype=torch.uint8))
     composer = MultiFaceComposer(dot_bank(), backgrounds, settings, torch.Generator().manual_seed(1))
     counts, sizes = [], []
+    chances = np.random.default_rng(1)
     for _ in range(200):
-        faces = composer._layout()
+        faces = composer._layout(iter(chances.random(8 + 60 * settings.largest_count).tolist()))
         counts.append(len(faces))
         sizes += [size for _, _, size, _ in faces]
         for k, (x, y, size, _) in enumerate(faces):

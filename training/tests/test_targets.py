@@ -10,13 +10,14 @@ from synthetic import write_synthetic_labels, write_synthetic_model
 from wm3dr import ModelError
 from wm3dr_training import layers
 from wm3dr_training.bank import CROP_SIZE
-from wm3dr_training.composer import Batch, crop_affines
+from wm3dr_training.composer import Batch
 from wm3dr_training.data.correspondence import load_correspondence
 from wm3dr_training.data.fits import ColorFitter, fit_photo, point_model
 from wm3dr_training.data.landmark_fit import FOCAL_PX
 from wm3dr_training.decoder import Faces
 from wm3dr_training.encoder import FOCAL
 from wm3dr_training.layers import FaceModel
+from wm3dr_training.sampling import crop_affines
 from wm3dr_training.targets import Fits, FitTargets, SparseColors, load_fits, mirror_matrix
 
 MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"

@@ -1,15 +1,14 @@
 """Batches for both stages, composed on the device that holds the face bank (METHOD.md, training).
 
 Stage 1: one face at the centre. Stage 2: canvases with many faces at log-uniform scales, pasted onto backgrounds.
-Landmarks, centres and masks go through the same affine maps as the pixels: `p_canvas = A[:, :2] p_crop + A[:, 2]`,
-with (0, 0) the outer corner of the first pixel.
+Landmarks, centres and masks go through the same affine maps as the pixels (`sampling`).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from wm3dr_training.augment import augment, uniform
-from wm3dr_training.bank import CROP_SIZE, FACE_SIZE, BackgroundBank, FaceBank
+from wm3dr_training.bank import CROP_SIZE, BackgroundBank, FaceBank
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.encoder import STRIDE
+from wm3dr_training.paste import WHOLE_REACH, Pastes, paste_faces
+from wm3dr_training.sampling import crop_affines, map_points, sample_window
 
 ROLL = math.radians(14)  # standard deviation of the in-plane rotation
 OUTSIDE_WEIGHT = 0.3  # of points that the frame cuts off
-FINE_FROM = 80.0  # px: larger faces are cut from the fine crops, where there are any
 WHOLE_SHARE = 0.15  # of the canvases show one crop as a whole
-WHOLE_REACH = 2.0  # half side of such a paste over half side of the crop: everything
 PLAIN_SHARE = 0.1  # of the canvases have a plain or noisy background
 
 
@@ -53,75 +52,11 @@ class Batch:
     clear: Tensor
 
 
-def crop_affines(target: Tensor, sizes: Tensor, angles: Tensor, mirrored: Tensor) -> Tensor:
-    """Crop px → canvas px: the crop's centre goes to `target` (F, 2), its face side to `sizes` (F,), turned by
-    `angles` (F,) rad; (F, 2, 3).
-
-    `mirrored` (F,) bool: flipped left to right first.
-    """
-    scale = sizes / FACE_SIZE
-    cos, sin = scale * torch.cos(angles), scale * torch.sin(angles)
-    flip = torch.where(mirrored, -1.0, 1.0)
-    linear = torch.stack([torch.stack([cos * flip, -sin], -1), torch.stack([sin * flip, cos], -1)], dim=-2)  # (F, 2, 2)
-    middle = torch.full((2,), CROP_SIZE / 2, device=target.device)
-    return torch.cat([linear, (target - linear @ middle)[..., None]], dim=-1)
-
-
-def map_points(affine: Tensor, points: Tensor) -> Tensor:
-    """(F, 2, 3) applied to (F, P, 2)."""
-    return points @ affine[:, :, :2].transpose(1, 2) + affine[:, None, :, 2]
-
-
 def face_points(bank: FaceBank, index: Tensor, affine: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
     """Points and weights of bank rows on the canvas; a mirrored face swaps left and right points."""
     points, weights = map_points(affine, bank.points[index]), bank.weights[index]
     points = torch.where(mirrored[:, None, None], points[:, bank.mirror], points)
     return points, torch.where(mirrored[:, None], weights[:, bank.mirror], weights)
-
-
-def _inverse(affine: Tensor) -> Tensor:
-    inverse = torch.linalg.inv(affine[:, :, :2])
-    return torch.cat([inverse, -inverse @ affine[:, :, 2:]], dim=2)
-
-
-def compose_affines(outer: Tensor, inner: Tensor) -> Tensor:
-    """`outer ∘ inner` of (F, 2, 3) affines."""
-    linear = outer[:, :, :2] @ inner[:, :, :2]
-    return torch.cat([linear, outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], dim=2)
-
-
-def sample_window(
-    images: Tensor,
-    affine: Tensor,
-    size: int | tuple[int, int],
-    frame: float,
-    origin: Tensor | None = None,
-    padding: str = "border",
-) -> Tensor:
-    """Resample images (F, C, S, S) to windows (F, C, h, w), antialiased by whole octaves.
-
-    affine (F, 2, 3): px of a frame of `frame`² that the image fills, whatever its stored resolution S → window px;
-    size: side or (h, w); origin (F, 2): added to the window's pixel positions (for a window that is a part of a
-    larger canvas).
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device) + 0.5, torch.arange(width, device=images.device) + 0.5, indexing="ij"
-    )
-    grid = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(len(images), -1, -1)
-    if origin is not None:
-        grid = grid + origin[:, None]
-    inverse = _inverse(affine)
-    grid = (map_points(inverse, grid) / frame * 2 - 1).view(len(images), height, width, 2)
-    scale = torch.linalg.det(inverse[:, :, :2]).abs().sqrt() * images.shape[-1] / frame  # stored px per window px
-    octave = torch.log2(scale.detach().clamp_min(1.0)).round().long()
-    out = images.new_zeros(len(images), images.shape[1], height, width)
-    for level in octave.unique().tolist():
-        rows = (octave == level).nonzero()[:, 0]
-        source = images[rows] if level == 0 else functional.avg_pool2d(images[rows], 2 ** min(level, 4))
-        sampled = functional.grid_sample(source, grid[rows], mode="bilinear", padding_mode=padding, align_corners=False)
-        out = sampled if len(rows) == len(images) else out.index_copy(0, rows, sampled)
-    return out
 
 
 def gaussian_heatmap(batch: int, cells: tuple[int, int], image_index: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
@@ -179,18 +114,18 @@ class SingleFaceComposer:
         heatmap = gaussian_heatmap(n, (size // STRIDE, size // STRIDE), image_index, centers, sizes)
         principal_point = torch.full((n, 2), size / 2, device=index.device)
         return Batch(
-            images,
-            image_index,
-            points,
-            weights,
-            centers,
-            sizes,
-            index,
-            mirrored,
-            affine,
-            heatmap,
-            principal_point,
-            clear,
+            images=images,
+            image_index=image_index,
+            points=points,
+            weights=weights,
+            centers=centers,
+            sizes=sizes,
+            bank_index=index,
+            mirrored=mirrored,
+            affine=affine,
+            heatmap=heatmap,
+            principal_point=principal_point,
+            clear=clear,
         )
 
 
@@ -207,28 +142,31 @@ class MultiFaceComposer:
         self, bank: FaceBank, backgrounds: BackgroundBank, config: TrainConfig, generator: torch.Generator
     ) -> None:
         self.bank, self.backgrounds, self.config, self.generator = bank, backgrounds, config, generator
+        self._fine_row = bank.fine_row.tolist()  # on the host, where the layout is decided
 
     def batch(self, draw: Draw) -> Batch:
         """`config.batch` canvases."""
         g, config, device = self.generator, self.config, self.bank.images.device
         n, size = config.batch, config.size
-        layouts = [self._layout() for _ in range(n)]
-        image_index = torch.tensor(
-            [k for k, faces in enumerate(layouts) for _ in faces], dtype=torch.long, device=device
-        )
-        table = torch.tensor([face for faces in layouts for face in faces], device=device).reshape(-1, 4)
-        centers, sizes, reach = table[:, :2], table[:, 2], table[:, 3]
-        count = len(table)
+        chances = torch.rand((n, 8 + 60 * config.largest_count), generator=g, device=g.device).tolist()
+        layouts = [self._layout(iter(row)) for row in chances]
+        canvas = [k for k, faces in enumerate(layouts) for _ in faces]
+        image_index = torch.tensor(canvas, dtype=torch.long, device=device)
+        flat = [face for faces in layouts for face in faces]
+        table = torch.tensor(flat, device=device).reshape(-1, 4)
+        centers, sizes = table[:, :2], table[:, 2]
+        count = len(flat)
         index = draw(count)
         roll = torch.randn((count,), generator=g, device=g.device) * ROLL
         roll = torch.where(torch.rand((count,), generator=g, device=g.device) < 0.06, 3.0 * roll, roll)
         mirrored = torch.rand((count,), generator=g, device=g.device) < 0.5
         affine = crop_affines(centers, sizes, roll, mirrored)
         canvases = self._background(n)
-        for row in range(count):
-            self._paste(
-                canvases[image_index[row]], int(index[row]), affine[row : row + 1], float(sizes[row]), float(reach[row])
-            )
+        gain = torch.exp(uniform(g, (count, 3), -0.12, 0.12))
+        draws = torch.rand((count, 3), generator=g, device=g.device)
+        x, y, size_px, reach = ([face[j] for face in flat] for j in range(4))
+        pastes = Pastes(canvas, index.tolist(), x, y, size_px, reach, affine, gain, draws)
+        paste_faces(canvases, self.bank, self._fine_row, pastes)
         images, clear = augment(canvases, g, config.strength, occluders=0.3, donors=self._background(2))
         points, weights = face_points(self.bank, index, affine, mirrored)
         outside = (points < 0).any(-1) | (points > size).any(-1)
@@ -239,28 +177,25 @@ class MultiFaceComposer:
         # the network cannot see where the optical axis is: any point near the canvas may be it
         principal_point = size / 2 + uniform(g, (n, 2), -0.5, 0.5) * size
         return Batch(
-            images,
-            image_index,
-            points,
-            weights,
-            centers,
-            sizes,
-            index,
-            mirrored,
-            affine,
-            heatmap,
-            principal_point,
-            clear,
+            images=images,
+            image_index=image_index,
+            points=points,
+            weights=weights,
+            centers=centers,
+            sizes=sizes,
+            bank_index=index,
+            mirrored=mirrored,
+            affine=affine,
+            heatmap=heatmap,
+            principal_point=principal_point,
+            clear=clear,
         )
 
-    def _layout(self) -> list[tuple[float, float, float, float]]:
-        """Faces of one canvas: (x, y, size, reach); reach = half side of the paste over half side of the crop."""
+    def _layout(self, numbers: Iterator[float]) -> list[tuple[float, float, float, float]]:
+        """Faces of one canvas from uniform numbers: (x, y, size, reach); reach = half side of the paste over half side
+        of the crop.
+        """
         config, size = self.config, self.config.size
-        numbers = iter(
-            torch.rand(
-                (8 + 60 * config.largest_count,), generator=self.generator, device=self.generator.device
-            ).tolist()
-        )
         if next(numbers) < config.negative_share:
             return []
         if next(numbers) < WHOLE_SHARE:  # one whole crop with its own surroundings, as a portrait
@@ -303,41 +238,6 @@ class MultiFaceComposer:
             grain = torch.randn((len(plain), 3, size, size), generator=g, device=g.device)
             canvases[plain] = (color + grain * uniform(g, (len(plain), 1, 1, 1), 0, 60)).clamp(0, 255)
         return canvases
-
-    def _paste(self, canvas: Tensor, index: int, affine: Tensor, face_size: float, reach: float) -> None:
-        """Blend one crop into a canvas (3, H, W) in place."""
-        g, size = self.generator, self.config.size
-        radius = 1.45 * reach * face_size  # the paste's half diagonal
-        x, y = (affine[0, :, :2] @ affine.new_full((2,), CROP_SIZE / 2) + affine[0, :, 2]).tolist()
-        x0, y0 = max(0, math.floor(x - radius)), max(0, math.floor(y - radius))
-        x1, y1 = min(size, math.ceil(x + radius)), min(size, math.ceil(y + radius))
-        if x1 <= x0 or y1 <= y0:
-            return
-        window, origin = (y1 - y0, x1 - x0), affine.new_tensor([[x0, y0]])
-        crop = self.bank.crop(index, fine=face_size > FINE_FROM)
-        pixels = sample_window(crop.permute(2, 0, 1)[None].float(), affine, window, CROP_SIZE, origin)[0]
-        pixels = pixels * torch.exp(uniform(g, (3, 1, 1), -0.12, 0.12))
-        v, u = torch.meshgrid(
-            torch.arange(window[0], device=canvas.device) + 0.5,
-            torch.arange(window[1], device=canvas.device) + 0.5,
-            indexing="ij",
-        )
-        grid = torch.stack([u, v], dim=-1).view(1, -1, 2) + origin
-        at = map_points(_inverse(affine), grid)[0]  # crop px of each pixel
-        unit = (at / (CROP_SIZE / 2) - 1).abs()
-        kind, width, keep = torch.rand((3,), generator=g, device=g.device).tolist()
-        distance = unit.amax(1) if kind < 0.3 else unit.norm(dim=1)
-        feather = 0.01 + 0.12 * width
-        alpha = ((reach - distance) / feather).clamp(0, 1)
-        if keep < 0.85:  # else the black outside the photo is pasted too
-            low, high = self.bank.covered[index].view(2, 2)
-            border = torch.minimum(at - low, high - at).amin(1)
-            alpha = alpha * (border / (1 + feather * CROP_SIZE / 4)).clamp(0, 1)
-        if reach == WHOLE_REACH:
-            alpha = torch.ones_like(alpha)
-        alpha = alpha.view(1, *window)
-        region = canvas[:, y0:y1, x0:x1]
-        region.copy_(alpha * pixels + (1 - alpha) * region)
 
 
 class MixedComposer:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from wm3dr_training import losses
 from wm3dr_training.bank import CROP_SIZE, FaceBank
-from wm3dr_training.composer import Batch, compose_affines, sample_window
+from wm3dr_training.composer import Batch
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.decoder import Faces
 from wm3dr_training.encoder import FOCAL
 from wm3dr_training.layers import FaceModel, illumination_from_rows, shading, transform, vertex_normals
 from wm3dr_training.perceptual import EMBEDDING_SIZE, MobileFace, similarity_to_aligned
 from wm3dr_training.renderer import NativeTriangleIds, Rendered, render
+from wm3dr_training.sampling import compose_affines, sample_window
 
 WINDOW_SCALE = 1.3  # side of the window over the longer side of the landmark box
 SMALLEST_RENDERED = 40.0  # px: smaller faces show too little to compare

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from wm3dr_training.bank import CROP_SIZE, N_LANDMARKS
-from wm3dr_training.composer import crop_affines, map_points, sample_window
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data_setup import Data
 from wm3dr_training.decoder import cells_around, decode
 from wm3dr_training.encoder import Encoder
 from wm3dr_training.layers import FaceModel
+from wm3dr_training.sampling import crop_affines, map_points, sample_window
 
 OUTER_EYE_CORNERS = (36, 45)
 

@@ -325,8 +325,8 @@ def aligned_face(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> ND
     """The face in MobileFace's 112×112 frame: image (H, W, 3), landmarks (68, 2) px -> (112, 112, 3) float32, 0–255."""
     import torch
 
-    from wm3dr_training.composer import sample_window
     from wm3dr_training.perceptual import EMBEDDING_SIZE, similarity_to_aligned
+    from wm3dr_training.sampling import sample_window
 
     side = max(image.shape[:2])
     square = np.zeros((side, side, 3), np.float32)
