@@ -89,12 +89,6 @@ def test_illumination_loss_by_hand():
     assert losses.illumination_loss(light).item() == pytest.approx(0.5 + 0.048, rel=1e-5)
 
 
-def test_agreement_loss_by_hand():
-    points = torch.tensor([[[0.0, 0.0]], [[6.0, 8.0]], [[5.0, 5.0]]])  # faces 0, 0 (5 px from their mean each), 1
-    value = losses.agreement_loss(points, torch.tensor([0, 0, 1]), torch.tensor([50.0, 100.0]))
-    assert value.item() == pytest.approx(100 * (0.1 + 0.1 + 0.0) / 3, rel=1e-3)
-
-
 CASES = {
     "center": lambda x: losses.center_loss(x.view(1, 1, 2, 6), torch.tensor([1, 0, 0.3, -1] * 3).view(1, 1, 2, 6), 4.0),
     "photometric": lambda x: losses.photometric_loss(
@@ -108,7 +102,6 @@ CASES = {
     "prior": lambda x: losses.prior_loss(x[:4].view(2, 2), x[4:8].view(2, 2), x[8:].view(2, 2)),
     "texture": lambda x: losses.texture_loss(x.view(1, 4, 3), torch.tensor([True, True, True, False])),
     "illumination": lambda x: losses.illumination_loss(torch.cat([x, x, x[:3]]).view(1, 3, 9)),
-    "agreement": lambda x: losses.agreement_loss(x.view(3, 2, 2), torch.tensor([0, 0, 1]), torch.tensor([30.0, 60.0])),
 }
 
 
@@ -126,7 +119,7 @@ def test_gradients(name):
         torch.set_default_dtype(previous)
 
 
-@pytest.mark.parametrize("name", ["perceptual", "landmark", "scaled_landmark", "prior", "texture", "agreement"])
+@pytest.mark.parametrize("name", ["perceptual", "landmark", "scaled_landmark", "prior", "texture"])
 def test_no_faces_are_zero_with_gradient(name):
     empty = {
         "perceptual": lambda x: losses.perceptual_loss(x.view(0, 4), torch.zeros(0, 4)),
@@ -136,7 +129,6 @@ def test_no_faces_are_zero_with_gradient(name):
         ),
         "prior": lambda x: losses.prior_loss(x.view(0, 2), x.view(0, 2), x.view(0, 2)),
         "texture": lambda x: losses.texture_loss(x.view(0, 3, 3), torch.tensor([True, False, True])),
-        "agreement": lambda x: losses.agreement_loss(x.view(0, 3, 2), torch.zeros(0, dtype=torch.long), torch.ones(0)),
     }[name]
     nothing = torch.zeros(0, requires_grad=True)
     value = empty(nothing)

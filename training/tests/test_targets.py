@@ -18,7 +18,7 @@ from wm3dr_training.decoder import Faces
 from wm3dr_training.encoder import FOCAL
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.sampling import crop_affines
-from wm3dr_training.targets import Fits, FitTargets, SparseColors, load_fits, mirror_matrix
+from wm3dr_training.targets import Fits, FitTargets, SparseColors, _sampled, load_fits, mirror_matrix
 
 MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"
 
@@ -232,6 +232,17 @@ def test_a_render_of_known_coefficients_is_fitted(face_model):
     error = (own - truth)[:, inner]
     assert (error - error.mean(1, keepdim=True)).abs().mean() < 0.06  # up to the brightness that light can explain
     assert ColorFitter(face_model).fit(image, np.zeros_like(skin), vertices[0].double().numpy()) is None
+
+
+def test_samples_are_those_of_grid_sample():
+    generator = torch.Generator().manual_seed(7)
+    images = torch.rand((3, 2, 9, 13), generator=generator)
+    index = torch.tensor([2, 0, 2, 1])
+    pixels = torch.rand((4, 40, 2), generator=generator) * torch.tensor([17.0, 13.0]) - 2.0  # some outside
+    grid = (pixels / torch.tensor([13.0, 9.0]) * 2 - 1)[:, None]
+    wanted = torch.nn.functional.grid_sample(images[index], grid, align_corners=False)[:, :, 0]
+    torch.testing.assert_close(_sampled(images, index, pixels), wanted, rtol=1e-5, atol=1e-6)
+    assert (wanted == 0).all(1).any() and (wanted > 0.1).any()
 
 
 def test_missing_fits_are_named_with_the_command(tmp_path):

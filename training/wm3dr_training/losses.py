@@ -94,20 +94,3 @@ def illumination_loss(illumination: Tensor) -> Tensor:
     tinted = ((illumination - grey) ** 2).sum((1, 2))
     directional = (illumination[:, :, 1:] ** 2).sum((1, 2))
     return (tinted + 0.1 * directional).sum() / max(len(illumination), 1)
-
-
-def agreement_loss(points: Tensor, groups: Tensor, sizes: Tensor) -> Tensor:
-    """Spread of the same face decoded at several cells, in per cent of its size (the paper's figure 10).
-
-    points (M, P, 2) px; groups (M,) number of the face each row belongs to, 0 … F−1; sizes (F,) px.
-    """
-    if len(points) == 0:
-        return points.sum()
-    n_faces = len(sizes)
-    count = torch.zeros(n_faces, device=points.device).index_add(
-        0, groups, torch.ones(len(groups), device=points.device)
-    )
-    mean = torch.zeros(n_faces, *points.shape[1:], device=points.device).index_add(0, groups, points)
-    mean = mean / count.clamp_min(1)[:, None, None]
-    distance = ((points - mean[groups]) ** 2).sum(-1).add(1e-6).sqrt().mean(1)
-    return 100.0 * (distance / sizes[groups]).mean()

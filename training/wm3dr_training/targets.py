@@ -233,17 +233,21 @@ class SparseColors(nn.Module):
 
 
 def _sampled(images: Tensor, index: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear samples (M, C, P) of images (B, C, H, W) at pixels (M, P, 2) of image `index` (M,); 0 outside."""
+    """Bilinear samples (M, C, P) of images (B, C, H, W) at pixels (M, P, 2) of image `index` (M,); 0 outside.
+
+    The four pixels around each point are gathered: `grid_sample` would want a copy of the image for every row.
+    """
     height, width = images.shape[-2:]
-    grid = pixels / pixels.new_tensor((width, height)) * 2 - 1
-    out = images.new_zeros(len(index), images.shape[1], pixels.shape[1])
-    for number in range(len(images)):  # one large image, many points: no copies of the image
-        rows = (index == number).nonzero()[:, 0]
-        if len(rows):
-            flat = grid[rows].view(1, 1, -1, 2)
-            values = functional.grid_sample(images[number : number + 1], flat, align_corners=False)[0, :, 0]
-            out[rows] = values.view(images.shape[1], len(rows), -1).transpose(0, 1)
-    return out
+    corner = (pixels - 0.5).floor()
+    share = pixels - 0.5 - corner  # of the pixel to the right and below
+    total = images.new_zeros(len(index), pixels.shape[1], images.shape[1])
+    for right, below in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        x, y = corner[..., 0] + right, corner[..., 1] + below
+        weight = (share[..., 0] - (1 - right)).abs() * (share[..., 1] - (1 - below)).abs()
+        weight = weight * ((x >= 0) & (x < width) & (y >= 0) & (y < height))
+        column, row = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+        total = total + weight[..., None] * images[index[:, None], :, row, column]
+    return total.transpose(1, 2)
 
 
 def _displacement(moved: Tensor, weight: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Trainer:
                 {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
-            fused=False,
+            fused=self.device.type == "cuda",
         )
         if state is not None:
             self._restore(state)
@@ -157,7 +157,8 @@ class Trainer:
             return None
         self.optimizer.step()
         self.average.update(self.encoder)
-        return {"total": float(total.detach())} | {name: float(value.detach()) for name, value in terms.items()}
+        values = torch.stack([value.detach().float() for value in (total, *terms.values())]).tolist()  # sync point
+        return dict(zip(("total", *terms), values, strict=True))
 
     def run(self) -> dict[str, float]:
         """Train until the budget is spent; returns the last validation measures."""
