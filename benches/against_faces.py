@@ -2,6 +2,7 @@
 
     python benches/against_faces.py --save ours.json
     python benches/against_faces.py --merge ours.json --merge peers.json --chart docs/pictures/ms_against_faces.png
+    python benches/against_faces.py --provider cuda --encoder float32.onnx
 
 Everything runs in turn, faces outside, ways inside; medians. By default faces are planted into the heatmap of the whole
 photo (`wm3dr.bench`), so that their number is exact; with --london they are photos of people, found by the encoder.
@@ -25,6 +26,7 @@ from wm3dr.threads import check_threads
 
 PLAIN, RENDERED = "wm3dr", "wm3dr with render"
 ONE_BY_ONE, BATCHED = "detect + crop + same network, face by face", "the same, crops in one batch"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 Curves = dict[str, dict[int, float]]
 
 
@@ -36,11 +38,18 @@ def measure(
     repeats: int,
     threads: int,
     london: Path | None,
+    provider: str = "cpu",
 ) -> tuple[Curves, dict[int, int]]:
-    """Return medians in milliseconds, and how many faces were found."""
-    cpu = ["CPUExecutionProvider"]
-    crops = Encoder(encoder, providers=cpu, threads=threads)
-    planted = PlantedEncoder(encoder, providers=cpu, threads=threads) if london is None else None
+    """Return medians in milliseconds, and how many faces were found.
+
+    Raises
+    ------
+    RuntimeError
+        `provider` is not in use.
+    """
+    providers = [PROVIDERS[provider]]
+    crops = Encoder(encoder, providers=providers, threads=threads)
+    planted = PlantedEncoder(encoder, providers=providers, threads=threads) if london is None else None
     whole = planted or crops
     model = wm3dr.Reconstructor(whole, face_model, threads=threads, max_side=size)
     pipeline = Conventional(whole, crops, face_model, threads, size)
@@ -90,6 +99,7 @@ def table(curves: Curves) -> str:
 @click.option("--repeats", default=9, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--london", type=click.Path(path_type=Path, exists=True), help="Folder with london.zip and london.npz.")
+@click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True)
 @click.option(
     "--merge", multiple=True, type=click.Path(path_type=Path, exists=True), help="Measured curves; no new ones."
 )
@@ -104,6 +114,7 @@ def main(
     repeats: int,
     threads: int | None,
     london: Path | None,
+    provider: str,
     merge: tuple[Path, ...],
     save: Path | None,
     chart: Path | None,
@@ -116,9 +127,13 @@ def main(
     if not merge:
         counts = [int(n) for n in faces.split(",")]
         model = FaceModel.load(face_model)
-        curves, found = measure(encoder, model, counts, size, repeats, check_threads(threads), london)
+        try:
+            curves, found = measure(encoder, model, counts, size, repeats, check_threads(threads), london, provider)
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from error
         click.echo(
-            f"{machine()}; {check_threads(threads)} threads; {size} x {size}; medians of {repeats}, milliseconds"
+            f"{machine()}, {provider}; {check_threads(threads)} threads; {size} x {size}; medians of {repeats}, "
+            f"milliseconds"
         )
         click.echo(f"faces found: {found}")
     click.echo(table(curves))

@@ -1,4 +1,4 @@
-"""An int8 encoder (QDQ) by contract version 3: the same numbers from the pixels themselves, in two thirds of the time.
+"""An int8 encoder (QDQ) by contract version 3: the same numbers, sooner, from the pixels themselves.
 
 onnxruntime computes 8-bit convolutions with the channels last. The rewrites follow from that, and change no value:
 
