@@ -41,6 +41,9 @@ LIT_BORDER = 0.04
 """A change of light fades across the border of a face, inside as outside, over this share of its size, about."""
 SEEN_FROM = (0.0, 0.15)
 """Cosines between normal and viewing ray from which the photo is trusted to show a point that has moved."""
+STAYED = (0.006, 0.02)
+"""What has moved by at most these shares of the face's size is taken from the photo wholly, or no longer, where the
+mesh does not count it as seen: at outlines, mesh and photo differ by that much."""
 LIGHT_RANGE = 3.0
 """New over old shading is taken for at most this, and at least its inverse."""
 MOUTH_DARKNESS = 0.22
@@ -138,7 +141,8 @@ def _put_back(
             before.scale,
             grazing=SEEN_FROM,
         )
-        seen = np.maximum(seen, smoothstep(-np.abs(shown - places[covered]).max(axis=1), -1.0, -0.3))
+        distance = np.abs(shown - places[covered]).max(axis=1) / np.float32(side)
+        seen = np.maximum(seen, smoothstep(-distance, -STAYED[1], -STAYED[0]))
         if (seen < 0.99).any():
             texture = before.texture(photo, _atlas_side(side))
             found[covered] = found[covered] * seen[:, None] + (1 - seen[:, None]) * _textured(

@@ -84,6 +84,9 @@ def texture_from_photo(face: "Face", image: "ImageSource", size: int = 1024, *, 
     buffers = atlas_raster(model, size, dense.threads)
     inside = buffers.triangle_id >= 0
     shading = shading_of(face)
+    grey = is_grey(photo, face.vertices_px)
+    if grey:
+        shading = np.repeat(shading @ LUMA, 3, axis=1)
     if (shading <= 0).all():
         raise ValueError("the illumination of this face is nowhere positive: there is nothing to divide the photo by")
     shading = np.maximum(shading, np.float32(MIN_RELATIVE_SHADING) * np.maximum(shading, 0).mean(axis=0))
@@ -110,7 +113,7 @@ def texture_from_photo(face: "Face", image: "ImageSource", size: int = 1024, *, 
     known /= np.maximum(known_weight, np.float32(1e-6))[:, :, None]
     modelled = interpolate(buffers, model.triangles, np.clip(dense.albedo[index : index + 1], 0, 1), dense.threads)
     modelled *= np.float32(255.0)
-    if is_grey(photo, face.vertices_px):
+    if grey:
         modelled = np.repeat(modelled @ LUMA, 3, axis=2)
     modelled *= _tone(known, modelled, known_weight)
     modelled *= _match(known, modelled, known_weight)
