@@ -44,13 +44,13 @@ class OneEuro:
 class Smoothing:
     """One-Euro parameters of what changes over time; docs/video.md says how the defaults were found."""
 
-    rotation: OneEuro = OneEuro(0.25, 2.0, 3.0)
+    rotation: OneEuro = OneEuro(0.25, 4.0)
     """Of the rotation against the viewing ray; speed in rad/s."""
-    place: OneEuro = OneEuro(1.0, 4.0)
+    place: OneEuro = OneEuro(0.5, 8.0)
     """Of the pixel of the model origin; speed in face widths/s."""
     depth: OneEuro = OneEuro(1.5, 4.0)
     """Of the logarithm of the depth; speed in 1/s."""
-    expression: OneEuro = OneEuro(1.0, 4.0)
+    expression: OneEuro = OneEuro(1.0, 2.0, 3.0)
     """Of each expression coefficient; speed in full blendshapes/s."""
     illumination: OneEuro = OneEuro(0.5, 0.5)
     """Of each coefficient of the light; speed in 1/s."""
