@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .commands_interop import blender_script
+from .commands_video import video
 from .commands_view import view
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ def bench(
 
 
 main.add_command(blender_script)
+main.add_command(video)
 main.add_command(view)
 
 
