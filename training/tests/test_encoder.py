@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from wm3dr_training.encoder import BACKBONES, AggregationNeck, Encoder, Layout, ScaledL2Norm, load_imagenet
@@ -75,3 +76,20 @@ def test_imagenet_weights_reach_every_tensor_of_the_backbone():
     assert count == len(tensors)
     convolutions = [name for name in tensors if after[name].ndim == 4]
     assert all(not torch.equal(before[name], after[name]) for name in convolutions)
+
+
+def test_imagenet_weights_from_a_file_or_none(tmp_path):
+    torch.manual_seed(3)
+    full = timm.create_model("mobilenetv4_conv_small", pretrained=False)
+    encoder = Encoder("mobilenetv4_conv_small", LAYOUT, blendshapes=True)
+    before = encoder.backbone.conv_stem.weight.detach().clone()
+    assert load_imagenet(encoder, "mobilenetv4_conv_small", "none") == 0
+    assert torch.equal(encoder.backbone.conv_stem.weight, before)
+    with pytest.raises(FileNotFoundError, match=r"'imagenet' .*weights\.pth does not exist"):
+        load_imagenet(encoder, "mobilenetv4_conv_small", str(tmp_path / "weights.pth"))
+    torch.save(full.state_dict(), tmp_path / "weights.pth")
+    assert load_imagenet(encoder, "mobilenetv4_conv_small", str(tmp_path / "weights.pth")) > 100
+    assert torch.equal(encoder.backbone.conv_stem.weight, full.conv_stem.weight)
+    torch.save({"conv_stem.weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"has \(3,\) for 'conv_stem.weight', expected \(32, 3, 3, 3\)"):
+        load_imagenet(encoder, "mobilenetv4_conv_small", str(tmp_path / "weights.pth"))

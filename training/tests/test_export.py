@@ -1,5 +1,6 @@
 """Exported files: parity with torch, contract metadata, sizes, refusal; the public API decodes them as torch does."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -70,6 +71,41 @@ def test_the_public_api_decodes_what_torch_decodes(tmp_path, face_model):
             assert face.score == pytest.approx(float(scores[row, column]), abs=1e-4)
             points = faces.points_px(model.landmark_rows())[0].numpy()
             assert np.abs(face.landmarks - points).max() < 1e-2 * np.ptp(points)
+
+
+def test_float16_halves_the_file_and_decodes_nearly_the_same(tmp_path, face_model):
+    path, model = face_model
+    checkpoint(tmp_path / "best.pt", model)
+    arguments = ["export", str(tmp_path / "best.pt"), "--face-model", str(path)]
+    summaries = []
+    for name, option in (("whole.onnx", []), ("half.onnx", ["--float16"])):
+        done = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / name), *option])
+        assert done.exit_code == 0, done.output
+        summaries.append(json.loads(done.output))
+    whole, half = summaries
+    assert half["bytes"] < 0.6 * whole["bytes"]  # the head in the metadata stays as it is
+    assert half["sha256"] == hashlib.sha256((tmp_path / "half.onnx").read_bytes()).hexdigest() != whole["sha256"]
+    assert 0 < whole["parity"] < half["parity"] < export.PARITY_FLOAT16
+    photo = np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8)
+    first, second = (
+        wm3dr.Reconstructor(tmp_path / name, path, threads=1).reconstruct(photo) for name in ("whole.onnx", "half.onnx")
+    )
+    assert len(first) == len(second) >= 1
+    for a, b in zip(first.faces, second.faces, strict=True):
+        assert np.abs(a.landmarks - b.landmarks).max() < 0.02 * np.ptp(a.landmarks)
+    both = CliRunner().invoke(main, [*arguments, "-o", "x.onnx", "--float16", "--int8", "i.onnx", "--data", "."])
+    assert both.exit_code == 2 and "leave --float16 out" in both.output
+
+
+def test_weights_beyond_float16_are_refused(tmp_path, face_model):
+    path, model = face_model
+    encoder = checkpoint(tmp_path / "best.pt", model)
+    state = torch.load(tmp_path / "best.pt", weights_only=True)
+    state["average"]["heatmap.0.weight"] = encoder.heatmap[0].weight.detach() * 1e7
+    torch.save(state, tmp_path / "best.pt")
+    with pytest.raises(ValueError, match=r"beyond float16"):
+        export.export_checkpoint(tmp_path / "best.pt", path, tmp_path / "e.onnx", float16=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt"]
 
 
 def test_a_graph_that_disagrees_is_not_written(tmp_path, face_model, monkeypatch):

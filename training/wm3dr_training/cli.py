@@ -276,21 +276,30 @@ def stage2(
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="ONNX file to write.")
 @click.option("--face-model", type=click.Path(path_type=Path), help="Face-model file; default: wm3dr's own.")
 @click.option("--licence", help="Terms of the weights; default: those of the sources in shared data.")
+@click.option("--float16", is_flag=True, help="Store the weights as float16: half the file, computed in float32.")
 @click.option("--int8", type=click.Path(path_type=Path), help="Also write a static int8 file here.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of packs: calibration and accuracy of --int8.")
 @_reported
 def export(
-    checkpoint: Path, out: Path, face_model: Path | None, licence: str | None, int8: Path | None, data: Path | None
+    checkpoint: Path,
+    out: Path,
+    face_model: Path | None,
+    licence: str | None,
+    float16: bool,
+    int8: Path | None,
+    data: Path | None,
 ) -> None:
     """Write a checkpoint's averaged encoder as ONNX, parity with torch measured first."""
     from wm3dr.files import DEFAULT_FACE_MODEL
 
     if int8 is not None and data is None:
         raise click.UsageError("--int8 needs --data, the folder of packs to calibrate on")
+    if int8 is not None and float16:
+        raise click.UsageError("--int8 is made from float32 weights: leave --float16 out")
     from wm3dr_training.export import LICENCE, export_checkpoint
 
     model = face_model or DEFAULT_FACE_MODEL
-    summary = export_checkpoint(checkpoint, model, out, licence or LICENCE)
+    summary = export_checkpoint(checkpoint, model, out, licence or LICENCE, float16)
     click.echo(json.dumps(summary, indent=1))
     if int8 is not None and data is not None:
         from wm3dr_training.quantize import quantize_and_compare

@@ -88,6 +88,7 @@ class TrainConfig:
     render_share: float = 0.0  # share of the faces of a batch that are rendered
     render_limit: int = 1000  # rendered faces a batch at most
     mobileface: str = ""  # folder of the embedding for the perceptual term
+    imagenet: str = ""  # weights to begin with: "" from an installed package or timm's cache, a file, or "none"
     correspondence: str = ""  # places of MediaPipe's points on the face model; "": those on the default one
     frozen: tuple[str, ...] = ()  # prefixes of encoder parameters that are not trained
     losses: LossWeights = field(default_factory=LossWeights)

