@@ -173,6 +173,12 @@ def assert_same_ids(scene, backend):
     assert (a.values - b.values).abs().amax(1)[both].quantile(0.99) < 1e-3
 
 
+def test_a_missing_pytorch3d_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch3d", None)
+    with pytest.raises(ImportError, match="the raster backend 'pytorch3d' needs PyTorch3D"):
+        PyTorch3DTriangleIds()
+
+
 def test_pytorch3d_agrees_where_it_is_installed(scene):
     pytest.importorskip("pytorch3d", reason="PyTorch3D, the second backend, is not installed")
     assert_same_ids(scene, PyTorch3DTriangleIds())

@@ -204,6 +204,8 @@ def test_configurations_survive_the_round_trip_and_are_checked(labels):
         config(3, labels)
     with pytest.raises(ValueError, match=r"'size' is 100, expected a multiple of 32"):
         config(1, labels, size=100)
+    with pytest.raises(ValueError, match=r"'raster' is 'cuda', expected 'native' or 'pytorch3d'"):
+        config(1, labels, raster="cuda")
     with pytest.raises(ValueError, match="neither 'iterations' nor 'minutes' is set"):
         config(1, labels, iterations=0)
 

@@ -87,6 +87,7 @@ class TrainConfig:
     render_size: int = 112  # px, side of the window in which the photometric terms are evaluated
     render_share: float = 0.0  # share of the faces of a batch that are rendered
     render_limit: int = 1000  # rendered faces a batch at most
+    raster: str = "native"  # which triangle a pixel shows: wm3dr's rasterizer, or "pytorch3d", which stays on the GPU
     mobileface: str = ""  # folder of the embedding for the perceptual term
     imagenet: str = ""  # weights to begin with: "" from an installed package or timm's cache, a file, or "none"
     correspondence: str = ""  # places of MediaPipe's points on the face model; "": those on the default one
@@ -107,6 +108,8 @@ class TrainConfig:
             raise ValueError(f"'size' is {self.size}, expected a multiple of 32")
         if not self.iterations and not self.minutes:
             raise ValueError("neither 'iterations' nor 'minutes' is set: the run would never end")
+        if self.raster not in ("native", "pytorch3d"):
+            raise ValueError(f"'raster' is {self.raster!r}, expected 'native' or 'pytorch3d'")
         if self.schedule not in ("cosine", "step"):
             raise ValueError(f"'schedule' is {self.schedule!r}, expected 'cosine' or 'step'")
 

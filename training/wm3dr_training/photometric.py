@@ -18,7 +18,7 @@ from wm3dr_training.decoder import Faces
 from wm3dr_training.encoder import FOCAL
 from wm3dr_training.layers import FaceModel, illumination_from_rows, shading, transform, vertex_normals
 from wm3dr_training.perceptual import EMBEDDING_SIZE, MobileFace, similarity_to_aligned
-from wm3dr_training.renderer import NativeTriangleIds, Rendered, render
+from wm3dr_training.renderer import NativeTriangleIds, PyTorch3DTriangleIds, Rendered, render
 from wm3dr_training.sampling import compose_affines, sample_window
 
 WINDOW_SCALE = 1.3  # side of the window over the longer side of the landmark box
@@ -45,7 +45,7 @@ class Photometric(nn.Module):
     def __init__(self, config: TrainConfig, face_model: FaceModel, bank: FaceBank, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.face_model, self.bank, self.generator = config, face_model, bank, generator
-        self.backend = NativeTriangleIds()
+        self.backend = NativeTriangleIds() if config.raster == "native" else PyTorch3DTriangleIds()
         names = face_model.metadata.region_names
         labels = [names.index(name) for name in TEXTURE_REGIONS if name in names]
         self.register_buffer("skin_vertices", torch.isin(face_model.regions, torch.tensor(labels)), persistent=False)

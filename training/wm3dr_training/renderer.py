@@ -67,9 +67,11 @@ class PyTorch3DTriangleIds:
     """
 
     def __init__(self) -> None:
-        from pytorch3d.renderer.mesh import rasterize_meshes
-        from pytorch3d.structures import Meshes
-
+        try:
+            from pytorch3d.renderer.mesh import rasterize_meshes
+            from pytorch3d.structures import Meshes
+        except ImportError as error:
+            raise ImportError(f"the raster backend 'pytorch3d' needs PyTorch3D: {error}") from error
         self._rasterize, self._meshes = rasterize_meshes, Meshes
 
     def __call__(
