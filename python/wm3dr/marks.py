@@ -1,5 +1,6 @@
 """Lines, dots, labels, legends and frames of the drawn pictures."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -13,8 +14,9 @@ MARGIN, TITLE_HEIGHT, TITLE_SIZE, LEGEND_SIZE = 24, 44, 24.0, 17.0
 """Of framed panels, px."""
 
 
+@functools.lru_cache(maxsize=64)
 def font(size: float) -> Any:
-    """Return Pillow's own font at a size in px."""
+    """Return Pillow's own font at a size in px; the last ones are kept, for videos."""
     return ImageFont.load_default(max(6.0, size))
 
 

@@ -92,14 +92,17 @@ def _box3(values: F32) -> F32:
         pad = [(1, 1) if k == axis else (0, 0) for k in range(values.ndim)]
         padded = np.pad(values, pad, mode="edge")
         n = values.shape[axis]
-        values = sum(np.take(padded, range(k, k + n), axis=axis) for k in range(3)) / np.float32(3.0)
+        total = np.take(padded, range(n), axis=axis)
+        for offset in (1, 2):
+            total += np.take(padded, range(offset, offset + n), axis=axis)
+        values = total / np.float32(3.0)
     return values
 
 
 def _mark(face: TrackedFace, picture: U8) -> None:
     """Draw box, id and landmarks into the part of the picture that they need."""
     side = float(max(face.box[2] - face.box[0], face.box[3] - face.box[1]))
-    text = float(np.clip(side / 9.0, 9.0, 22.0))
+    text = float(round(np.clip(side / 9.0, 9.0, 22.0)))
     margin = 2.0 * text
     shape = np.array([picture.shape[1], picture.shape[0]])
     x0, y0 = (int(v) for v in np.clip(np.floor(face.box[:2] - margin), 0, shape))
