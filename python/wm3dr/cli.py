@@ -29,6 +29,7 @@ SAVES = {
     "attributes": "_attributes.png",
     "views": "_views.png",
     "maps": "_maps",
+    "textured": "_textured.glb",
 }
 """What `--save` can name, and how the files (of maps: the folder) end."""
 DEFAULT_SAVES = "overlay,json,glb"
@@ -174,6 +175,11 @@ def _save(result: "Result", photo: Path, name: str, path: Path) -> None:
         return  # a mesh file without faces is no mesh file
     if name == "maps":
         result.save_maps(path)
+        return
+    if name == "textured":
+        from .texture import fitting_textures
+
+        result.save(path, textures=fitting_textures(result.faces, photo))
         return
     if path.suffix != ".png":
         result.save(path)

@@ -24,6 +24,7 @@ from .texture import (
     LUMA,
     MIN_RELATIVE_SHADING,
     Texture,
+    fitting_size,
     is_grey,
     photo_of,
     shading_of,
@@ -144,7 +145,7 @@ def _put_back(
         distance = np.abs(shown - places[covered]).max(axis=1) / np.float32(side)
         seen = np.maximum(seen, smoothstep(-distance, -STAYED[1], -STAYED[0]))
         if (seen < 0.99).any():
-            texture = before.texture(photo, _atlas_side(side))
+            texture = before.texture(photo, min(fitting_size(before), 1024))
             found[covered] = found[covered] * seen[:, None] + (1 - seen[:, None]) * _textured(
                 after, texture, buffers, covered
             )
@@ -204,11 +205,6 @@ def _textured(after: Face, texture: Texture, buffers: RasterBuffers, where: NDAr
     uv = np.einsum("mk,mkc->mc", buffers.barycentric[where], model.uv[buffers.triangle_id[where]])
     shading = _at_pixels(buffers, model, where, np.maximum(shading_of(after), 0), after.dense.threads)
     return np.asarray(texture.sample(uv, delight=True) * shading, np.float32)
-
-
-def _atlas_side(face_side: float) -> int:
-    """Return a power of two of about the face's pixels."""
-    return int(2 ** np.clip(np.ceil(np.log2(max(face_side, 1.0))), 7, 10))
 
 
 def _with_mouth(

@@ -4,6 +4,7 @@ Everything is put together as reflectance, `photo / shading` (CONVENTIONS.md §6
 lit differently: mirrored and modelled parts then get the light of the place where they are put.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,18 @@ def texture_from_photo(face: "Face", image: "ImageSource", size: int = 1024, *, 
         mask=np.rint(255 * seen_weight).astype(np.uint8),
         source=source,
     )
+
+
+def fitting_textures(faces: Sequence["Face"], image: "ImageSource", *, color: ColorOrder = "rgb") -> list[Texture]:
+    """Take the textures of several faces, each at the size that holds what the photo shows of it (`fitting_size`)."""
+    photo = read_rgb(image, color)
+    return [texture_from_photo(face, photo, fitting_size(face)) for face in faces]
+
+
+def fitting_size(face: "Face") -> int:
+    """Return the power of two, 128 to 2048, from which on an atlas has a texel per pixel of the face and more."""
+    side = float(np.ptp(face.vertices_px, axis=0).max())
+    return int(2 ** np.clip(np.ceil(np.log2(max(1.5 * side, 1.0))), 7, 11))
 
 
 def atlas_raster(face_model: FaceModel, size: int, threads: int) -> RasterBuffers:
