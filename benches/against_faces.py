@@ -2,6 +2,7 @@
 
     python benches/against_faces.py --save ours.json
     python benches/against_faces.py --merge ours.json --merge peers.json --chart docs/pictures/ms_against_faces.png
+    python benches/against_faces.py --cpu                                   (on a machine that does other work)
     python benches/against_faces.py --provider cuda --encoder float32.onnx
 
 Everything runs in turn, faces outside, ways inside; medians. By default faces are planted into the heatmap of the whole
@@ -10,6 +11,7 @@ A file for --merge is JSON: {"label": {"faces": milliseconds}}.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,7 @@ def measure(
     threads: int,
     london: Path | None,
     provider: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Curves, dict[int, int]]:
     """Return medians in milliseconds, and how many faces were found.
 
@@ -69,7 +72,7 @@ def measure(
                 BATCHED: lambda photo=photo: pipeline(photo, batched=True),
             }
             for way, call in ways.items():
-                milliseconds, result = timed(call)
+                milliseconds, result = timed(call, clock)
                 if len(result) != found.setdefault(n, len(result)):
                     raise click.ClickException(f"{way}: {len(result)} faces instead of {found[n]}")
                 if round_:
@@ -100,6 +103,7 @@ def table(curves: Curves) -> str:
 @click.option("--threads", type=click.IntRange(min=1))
 @click.option("--london", type=click.Path(path_type=Path, exists=True), help="Folder with london.zip and london.npz.")
 @click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", show_default=True)
+@click.option("--cpu", is_flag=True, help="Processor time of the process instead of the clock, with one thread.")
 @click.option(
     "--merge", multiple=True, type=click.Path(path_type=Path, exists=True), help="Measured curves; no new ones."
 )
@@ -115,6 +119,7 @@ def main(
     threads: int | None,
     london: Path | None,
     provider: str,
+    cpu: bool,
     merge: tuple[Path, ...],
     save: Path | None,
     chart: Path | None,
@@ -127,13 +132,14 @@ def main(
     if not merge:
         counts = [int(n) for n in faces.split(",")]
         model = FaceModel.load(face_model)
+        clock, threads = (time.process_time, 1) if cpu else (time.perf_counter, check_threads(threads))
         try:
-            curves, found = measure(encoder, model, counts, size, repeats, check_threads(threads), london, provider)
+            curves, found = measure(encoder, model, counts, size, repeats, threads, london, provider, clock)
         except RuntimeError as error:
             raise click.ClickException(str(error)) from error
         click.echo(
-            f"{machine()}, {provider}; {check_threads(threads)} threads; {size} x {size}; medians of {repeats}, "
-            f"milliseconds"
+            f"{machine()}, {provider}; {threads} threads; {size} x {size}; medians of {repeats}, milliseconds"
+            f"{' of processor time' if cpu else ''}"
         )
         click.echo(f"faces found: {found}")
     click.echo(table(curves))
