@@ -11,12 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import SHARED, STEPS, needs_model, needs_weights, write_synthetic_correspondence, write_synthetic_model
+from synthetic import (
+    SHARED,
+    STEPS,
+    needs_model,
+    needs_weights,
+    write_synthetic_correspondence,
+    write_synthetic_labels,
+    write_synthetic_model,
+)
 from synthetic import small_config as config
 
 from wm3dr import ModelError
 from wm3dr_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from wm3dr_training.config import FAST, PROFILES, LossWeights, TrainConfig, fast_stage, paper_stage
+from wm3dr_training.data.landmarks import MEDIAPIPE_68
+from wm3dr_training.decoder import cells_around, decode
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.trainer import Trainer, append_row
 
@@ -260,6 +270,37 @@ def test_a_face_model_of_another_mesh_needs_its_own_correspondence(tmp_path, lab
     trainer = Trainer(replace(settings, correspondence=str(points)), tmp_path / "run")
     terms = trainer.train_step()
     assert terms is not None and terms["dense_landmark"] > 0
+
+
+@needs_model
+@needs_weights
+@pytest.mark.parametrize("manual", [True, False])
+def test_the_papers_landmark_term_takes_the_detectors_points_where_nobody_annotated(tmp_path, manual):
+    folder = write_synthetic_labels(tmp_path / "labels", count=4)
+    table = dict(np.load(folder / "train_synthetic.npz"))
+    if not manual:
+        table["landmarks68"][:] = np.nan
+        np.savez(folder / "train_synthetic.npz", **table)
+    only = LossWeights(center=0.0, photometric=0.0, perceptual=0.0, prior=0.0, texture=0.0)
+    trainer = Trainer(config(1, folder, losses=only, neighbours=1), tmp_path / "run")
+    objective = trainer.objective
+    batch = trainer.data.composer.batch(trainer.data.draw)
+    encoder = trainer.encoder.eval()
+    with torch.no_grad():
+        features = encoder.features(batch.images)
+        total, terms = objective(encoder, features, batch)
+        cells, face = cells_around(batch.centers, tuple(features.shape[2:]), 0, objective.generator)
+        faces = decode(encoder.rows_at(features, face, cells), cells, batch.principal_point, objective.layout)
+        points, wanted, weights = objective._landmarks(
+            faces, faces.points_px(objective.landmark_rows), batch.points, batch.weights
+        )
+    assert set(terms) == {"landmark"} and total.item() > 0
+    assert bool((weights[:, 17:68] > 0).all()) == manual and bool((weights[:, 68:] > 0).any()) != manual
+    nose = 30 if manual else 68 + 30
+    assert (weights[:, nose] / weights[:, nose + 15 - 9]).allclose(torch.tensor(20.0))  # against landmark 36
+    dense = faces.points_px(objective.dense_rows)
+    assert torch.allclose(points[:, 68 + 30], dense[:, MEDIAPIPE_68[30]], atol=1e-4)
+    assert torch.equal(wanted[:, 68 + 30], batch.points[:, 68 + MEDIAPIPE_68[30]])
 
 
 def test_loss_tables_grow_columns(tmp_path):

@@ -13,8 +13,9 @@ from wm3dr_training import losses
 from wm3dr_training.bank import N_LANDMARKS
 from wm3dr_training.composer import Batch
 from wm3dr_training.config import TrainConfig
+from wm3dr_training.data.landmarks import MEDIAPIPE_68
 from wm3dr_training.data_setup import Data
-from wm3dr_training.decoder import cells_around, decode
+from wm3dr_training.decoder import Faces, cells_around, decode
 from wm3dr_training.encoder import Encoder
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.photometric import SMALLEST_RENDERED, Photometric
@@ -36,6 +37,8 @@ class Objective(nn.Module):
         vertex_ids = torch.from_numpy(points.vertex_ids.astype(np.int64)).to(device)
         weights = torch.from_numpy(points.weights.astype(np.float32)).to(device)
         self.dense_rows = face_model.point_rows(vertex_ids, weights)
+        self.register_buffer("detector_68", torch.from_numpy(MEDIAPIPE_68).to(device), persistent=False)
+        self.detected_rows = face_model.point_rows(vertex_ids[self.detector_68], weights[self.detector_68])
         rendering = config.render_share > 0 and config.losses.photometric > 0
         self.photometric = Photometric(config, face_model, data.bank, generator) if rendering else None
         self.targets, self.colors = None, None
@@ -60,9 +63,9 @@ class Objective(nn.Module):
         landmarks = faces.points_px(self.landmark_rows)
         target, point_weights = batch.points[face], batch.weights[face]
         if weights.landmark:
-            per_point = point_weights[:, :N_LANDMARKS] * self.paper_weights
+            points, wanted, per_point = self._landmarks(faces, landmarks, target, point_weights)
             scale = (224.0 / (2 * sizes))[:, None, None]  # as if every face were a 224-px crop
-            terms["landmark"] = losses.landmark_loss(landmarks * scale, target[:, :N_LANDMARKS] * scale, per_point)
+            terms["landmark"] = losses.landmark_loss(points * scale, wanted * scale, per_point)
         if weights.scaled_landmark:
             terms["scaled_landmark"] = losses.scaled_landmark_loss(
                 landmarks, target[:, :N_LANDMARKS], point_weights[:, :N_LANDMARKS], sizes
@@ -85,6 +88,20 @@ class Objective(nn.Module):
             terms["center"] = losses.center_loss(encoder.heatmap(features), batch.heatmap, negative_power=4.0)
         total = sum(getattr(weights, name) * value for name, value in terms.items())
         return total, terms
+
+    def _landmarks(
+        self, faces: Faces, landmarks: Tensor, target: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, targets and weights of METHOD's landmark term: the 68 manual landmarks of faces that have them, the
+        detector's 68 of all others, at the places of the mesh where the detector puts them.
+        """
+        manual = weights[:, :N_LANDMARKS]
+        alone = (manual.sum(1, keepdim=True) == 0).float()
+        detected = N_LANDMARKS + self.detector_68
+        points = torch.cat([landmarks, faces.points_px(self.detected_rows)], dim=1)
+        wanted = torch.cat([target[:, :N_LANDMARKS], target[:, detected]], dim=1)
+        per_point = torch.cat([manual, alone * weights[:, detected]], dim=1) * self.paper_weights.repeat(2)
+        return points, wanted, per_point
 
     @torch.no_grad()
     def picture(self, encoder: Encoder, batch: Batch, path: Path, count: int = 16) -> None:
