@@ -31,8 +31,14 @@ GRID = 13
 FOCAL = 1015.0
 
 
-def synthetic_arrays() -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:
-    """A mask-like patch of 13 x 13 coarse vertices, refined once to 625; random smooth bases."""
+def synthetic_arrays(
+    identity: int = K_IDENTITY,
+    expression: int = K_EXPRESSION,
+    albedo: int = K_ALBEDO,
+    kind: str = "blendshape",
+    subdivisions: int = 1,
+) -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:
+    """A mask-like patch of 13 x 13 coarse vertices, refined once to 625; random bases of the given widths."""
     rng = np.random.default_rng(3)
     rows, columns = np.mgrid[0:GRID, 0:GRID]
     x = (columns / (GRID - 1) - 0.5) * 150.0
@@ -50,10 +56,10 @@ def synthetic_arrays() -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:
     regions = np.where(np.abs(points[:, 0]) > 60, 2, np.where(points[:, 1] > 40, 1, 0))
     arrays: dict[str, NDArray[Any]] = {
         "mean_shape": points.astype(np.float32),
-        "identity_basis": rng.normal(0, 2.0, (n, 3, K_IDENTITY)).astype(np.float16),
-        "expression_basis": rng.normal(0, 3.0, (n, 3, K_EXPRESSION)).astype(np.float16),
+        "identity_basis": rng.normal(0, 2.0, (n, 3, identity)).astype(np.float16),
+        "expression_basis": rng.normal(0, 3.0, (n, 3, expression)).astype(np.float16),
         "mean_albedo": rng.uniform(0.4, 0.8, (n, 3)).astype(np.float32),
-        "albedo_basis": rng.normal(0, 0.03, (n, 3, K_ALBEDO)).astype(np.float16),
+        "albedo_basis": rng.normal(0, 0.03, (n, 3, albedo)).astype(np.float16),
         "triangles": triangles.astype(np.int32),
         "landmark_vertices": (np.arange(68) * 2 + 7).astype(np.int32),
         "uv": uv[triangles].astype(np.float32),
@@ -64,9 +70,9 @@ def synthetic_arrays() -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:
         name="synthetic-for-tests",
         licence="CC0-1.0",
         sources=("made by the tests",),
-        subdivisions=1,
-        expression_names=tuple(f"expression{k}" for k in range(K_EXPRESSION)),
-        expression_kind="blendshape",
+        subdivisions=subdivisions,
+        expression_names=tuple(f"expression{k}" for k in range(expression)),
+        expression_kind=kind,
         region_names=("skin", "forehead", "side"),
     )
     return metadata, arrays

@@ -1,5 +1,8 @@
 import os
+import sys
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[2] / "tests"))  # `builders`, shared with the tests of the runtime
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads: tiny tensors, and sums in one order
 
 import pytest

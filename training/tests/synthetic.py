@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import synthetic_arrays
 from numpy.typing import NDArray
 
 import wm3dr
-from wm3dr.face_model import FaceModelMetadata, write_face_model
+from wm3dr.face_model import write_face_model
 from wm3dr_training.bank import CROP_SIZE, N_DENSE, N_LANDMARKS
 from wm3dr_training.config import FAST, TrainConfig
 from wm3dr_training.data.arrays import save_npz
 from wm3dr_training.data.register_mediapipe import MorphableMesh, Places, correspondence_arrays
 
 SHARED = Path(__file__).parents[3] / "shared"
-GRID = 13
 MODEL = Path(__file__).parents[2] / "models" / "wm3dr-face.safetensors"
 STEPS = 4
 
@@ -23,50 +23,9 @@ needs_model = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL}, the defau
 needs_weights = pytest.mark.usefixtures("imagenet")
 
 
-def face_arrays(
-    identity: int = 5, expression: int = 4, albedo: int = 3, kind: str = "blendshape", subdivisions: int = 1
-) -> tuple[FaceModelMetadata, dict[str, NDArray]]:
-    """A mask-like patch of 13 x 13 coarse vertices with random smooth bases of the given widths."""
-    rng = np.random.default_rng(3)
-    rows, columns = np.mgrid[0:GRID, 0:GRID]
-    x = (columns / (GRID - 1) - 0.5) * 150.0
-    y = (0.5 - rows / (GRID - 1)) * 200.0
-    z = 70.0 - 0.010 * x**2 - 0.004 * y**2
-    points = np.stack([x, y, z], -1).reshape(-1, 3)
-    number = np.arange(GRID * GRID).reshape(GRID, GRID)
-    a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
-    left, right = np.stack([a, c, b, b, c, d], -1), np.stack([a, c, d, a, d, b], -1)
-    middle = (GRID - 1) // 2
-    triangles = np.concatenate([left[:, :middle], right[:, middle:]], axis=1).reshape(-1, 3)
-    n = len(points)
-    uv = np.stack([columns / (GRID - 1), 1 - rows / (GRID - 1)], -1).reshape(-1, 2)
-    arrays = {
-        "mean_shape": points.astype(np.float32),
-        "identity_basis": rng.normal(0, 2.0, (n, 3, identity)).astype(np.float16),
-        "expression_basis": rng.normal(0, 3.0, (n, 3, expression)).astype(np.float16),
-        "mean_albedo": rng.uniform(0.4, 0.8, (n, 3)).astype(np.float32),
-        "albedo_basis": rng.normal(0, 0.03, (n, 3, albedo)).astype(np.float16),
-        "triangles": triangles.astype(np.int32),
-        "landmark_vertices": (np.arange(68) * 2 + 7).astype(np.int32),
-        "uv": uv[triangles].astype(np.float32),
-        "regions": np.where(np.abs(points[:, 0]) > 60, 1, 0).astype(np.uint8),
-        "mirror": number[:, ::-1].reshape(-1).astype(np.int32),
-    }
-    metadata = FaceModelMetadata(
-        name="synthetic-for-tests",
-        licence="CC0-1.0",
-        sources=("made by the tests",),
-        subdivisions=subdivisions,
-        expression_names=tuple(f"expression{k}" for k in range(expression)),
-        expression_kind=kind,
-        region_names=("skin", "neck"),
-    )
-    return metadata, arrays
-
-
 def write_synthetic_model(path: Path, **options) -> wm3dr.FaceModel:
-    """Write a synthetic face model and return it."""
-    return write_face_model(path, *face_arrays(**options))
+    """Write the runtime tests' synthetic face model, with the widths and kind of `builders.synthetic_arrays`."""
+    return write_face_model(path, *synthetic_arrays(**options))
 
 
 def write_synthetic_correspondence(path: Path, model: Path) -> Places:
