@@ -11,6 +11,7 @@ Frames, axes and units are those of CONVENTIONS.md. Importing wm3dr loads neithe
 from importlib.metadata import version as _version
 
 from ._native import ModelError
+from .animation import Clip
 from .api import Reconstructor, reconstruct
 from .camera import Camera
 from .edit import retarget
@@ -28,6 +29,7 @@ __version__: str = _version("wm3dr")
 __all__ = [
     "LANDMARK_GROUPS",
     "Camera",
+    "Clip",
     "Coefficients",
     "Encoder",
     "Face",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .commands_animate import animate
 from .commands_interop import blender_script
 from .commands_video import video
 from .commands_view import view
@@ -299,6 +300,7 @@ def bench(
 main.add_command(blender_script)
 main.add_command(video)
 main.add_command(view)
+main.add_command(animate)
 
 
 @main.group("face-model")
