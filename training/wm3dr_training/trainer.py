@@ -48,6 +48,9 @@ class Trainer:
             raise RuntimeError(f"'device' is {device!r}, but torch sees no CUDA device")
         self.config, self.folder, self.device = config, folder, parallel.start(torch.device(device))
         folder.mkdir(parents=True, exist_ok=True)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # TF32
         torch.manual_seed(config.seed + parallel.rank())
         self.generator = torch.Generator(self.device).manual_seed(config.seed + parallel.rank())
         self.face_model = FaceModel.load(config.face_model).to(self.device)

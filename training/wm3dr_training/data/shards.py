@@ -1,7 +1,8 @@
 """Label arrays as a few files of bounded size, for a machine that only takes small uploads; and back.
 
-A shard is an uncompressed zip of WebP images and one npz with the label columns of its rows, so that any subset of
-shards is a data set.
+    python -m wm3dr_training.data.shards --labels runs/labels --out shards
+
+A shard is an uncompressed zip of WebP images; the first ones hold the label tables, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -132,3 +134,26 @@ def unpack(shards: list[Path], labels: Path) -> dict[str, int]:
             archive.close()
         counts[array] = len(rows)
     return counts
+
+
+@click.command()
+@click.option(
+    "--labels", required=True, type=click.Path(path_type=Path, exists=True), help="Folder that `label` wrote."
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the shards.")
+@click.option("--source", "sources", multiple=True, help="May be repeated; default: every source that is labelled.")
+@click.option("--megabytes", default=55.0, show_default=True, help="Largest size of a shard.")
+def main(labels: Path, out: Path, sources: tuple[str, ...], megabytes: float) -> None:
+    """Pack the arrays of a label folder."""
+    found = sources or tuple(sorted(path.stem.removeprefix("train_") for path in labels.glob("train_*.npz")))
+    if not found:
+        raise click.ClickException(f"{labels} holds no train_*.npz: run 'wm3dr-train label' first")
+    try:
+        paths = pack(labels, list(found), out, megabytes)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{len(paths)} shards, {sum(path.stat().st_size for path in paths) / 1e6:.0f} MB: {out}")
+
+
+if __name__ == "__main__":
+    main()
