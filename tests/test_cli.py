@@ -133,6 +133,7 @@ def test_a_photo_without_faces(run, tmp_path):
         "empty_attributes.png",
         "empty_maps",
         "empty_overlay.png",
+        "empty_textured.glb",
         "empty_views.png",
     ]
 
