@@ -2,8 +2,8 @@
 
     python -m wm3dr_training.whole_run --shards shards/ --out run/ --backbone resnet50 --minutes 25
 
-On CUDA: bf16 autocast, TF32, channels last, everything but the rasterizer on the device. Run again after an interruption
-it goes on where it was; what the budget has spent stays spent.
+On CUDA: bf16 autocast, TF32, channels last, everything but the rasterizer on the device. Run again after an
+interruption it goes on where it was; what the budget has spent stays spent.
 """
 
 from __future__ import annotations
