@@ -32,7 +32,7 @@ from wm3dr_training.trainer import Trainer
 
 FACE_SHARE = 0.62  # longer side of the landmark box over the side of the image
 TILE = 168  # px, side of each tile of the picture
-BACKDROP = 0.2  # grey behind the renders; the mesh has neither eyeballs nor teeth
+BACKDROP = 0.4  # grey behind the renders; the mesh has neither eyeballs nor teeth
 TILE_SCALE = 1.5  # side of a tile over the longer side of the landmark box
 LOSSES = LossWeights(
     center=0.0,

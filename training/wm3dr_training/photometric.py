@@ -48,7 +48,9 @@ class Photometric(nn.Module):
         self.backend = NativeTriangleIds() if config.raster == "native" else PyTorch3DTriangleIds()
         names = face_model.metadata.region_names
         labels = [names.index(name) for name in TEXTURE_REGIONS if name in names]
-        self.register_buffer("skin_vertices", torch.isin(face_model.regions, torch.tensor(labels)), persistent=False)
+        regions = face_model.regions
+        skin_vertices = torch.isin(regions, torch.tensor(labels, device=regions.device))
+        self.register_buffer("skin_vertices", skin_vertices, persistent=False)
         self.embedding = MobileFace(config.mobileface) if config.losses.perceptual else None
 
     def choose(self, batch: Batch) -> Tensor:
