@@ -50,6 +50,7 @@ def test_on_a_gpu_the_sizes_are_methods_and_everything_is_trained(tmp_path):
     (tmp_path / "mobileface_v2.npz").touch()  # its place is checked, it is not read
     one, two = whole_run.stage_configs(labels, MODEL, "resnet50", 25.0, True, {"batch": "24"}, tmp_path)
     assert (one.size, one.batch, two.size, two.batch, two.largest_face) == (224, 24, 512, 24, 400.0)
+    assert two.close_share == 0.0  # canvases of 512 px show close-ups as they are
     assert one.amp and two.amp and one.frozen == two.frozen == ()
     assert one.minutes + two.minutes == 25.0 and one.minutes == 25 * whole_run.STAGE1_SHARE
 

@@ -19,7 +19,7 @@ import click
 STAGE1_SHARE = 0.45  # of the minutes
 SIZES = {  # on CUDA: METHOD's sizes and batches
     1: {"size": 224, "batch": 128},
-    2: {"size": 512, "batch": 32, "largest_face": 400.0, "render_limit": 64},
+    2: {"size": 512, "batch": 32, "largest_face": 400.0, "render_limit": 64, "close_share": 0.0},
 }
 SMALL_ON_CUDA = {"warmup": 100, "validate_every": 500, "picture_every": 2000, "checkpoint_every": 500}
 
