@@ -96,3 +96,13 @@ def test_subsets_are_whole_and_refuse_what_is_not_there(rendered_labels, tmp_pat
 def test_the_command_explains_itself():
     outcome = CliRunner().invoke(main, ["--help"])
     assert outcome.exit_code == 0 and "Overfit a few photos" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "train_nothing.npz"), (["--rows", "0"], "train_nothing.npz is missing"), (["--rows", "a"], "'a'")],
+)
+def test_what_is_wrong_is_named_in_a_line(tmp_path, options, message):
+    arguments = ["--labels", str(tmp_path), "--source", "nothing", "--out", str(tmp_path / "run"), *options]
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exit_code == 1 and message in outcome.output and outcome.output.startswith("Error: ")

@@ -221,21 +221,24 @@ def main(
 ) -> None:
     """Overfit a few photos of one source and draw what came out."""
     torch.set_num_threads(threads)
-    if rows is None:
-        chosen = (
-            np.linspace(0, len(np.load(labels / f"train_{source}.npz")["split"]) - 1, 8).round().astype(int).tolist()
-        )
-    else:
-        chosen = [int(row) for row in rows.split(",")]
-    write_subset(labels, source, chosen, out / "labels")
-    config = overfit_config(
-        out / "labels", face_model, source, iterations=iterations, size=size, batch=len(chosen), render_size=size // 2
-    )
-    errors = overfit(config, out)
-    for name, values in errors.items():
-        listed = " ".join(f"{value:.2f}" for value in values)
-        click.echo(f"{name}: mean {np.mean(values):.2f} %, faces {listed}")
+    try:
+        chosen = _spread(labels, source) if rows is None else [int(row) for row in rows.split(",")]
+        write_subset(labels, source, chosen, out / "labels")
+        values = {"iterations": iterations, "size": size, "batch": len(chosen), "render_size": size // 2}
+        errors = overfit(overfit_config(out / "labels", face_model, source, **values), out)
+    except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
+        raise click.ClickException(str(error)) from error
+    for name, per_face in errors.items():
+        listed = " ".join(f"{value:.2f}" for value in per_face)
+        click.echo(f"{name}: mean {np.mean(per_face):.2f} %, faces {listed}")
     click.echo(f"picture: {out / 'overfit.jpg'}")
+
+
+def _spread(labels: Path, source: str) -> list[int]:
+    """Eight rows of a source, evenly spread."""
+    with np.load(labels / f"train_{source}.npz") as table:
+        count = len(table["split"])
+    return sorted(set(np.linspace(0, count - 1, 8).round().astype(int).tolist()))
 
 
 if __name__ == "__main__":
