@@ -436,7 +436,7 @@ def main(ict: Path, face_model: Path | None, labels: Path, out: Path, rounds: in
         click.echo(f"at the end: median residual {100 * residual:.2f} %")
         annotated = read_photos(labels, ANNOTATED_SOURCES)
         chosen, before, after = landmark_vertices_300w(surface, geometry, places, annotated, confidence, pool)
-    for name, offsets in (("ICT's", before), ("moved", after)):
+    for name, offsets in ((f"{geometry.name}'s", before), ("moved", after)):
         length = 100 * np.linalg.norm(offsets, axis=1)
         click.echo(
             f"{name} landmark vertices: mean offset to 300-W {length.mean():.2f} %, largest {length.max():.2f} %"
