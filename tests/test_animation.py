@@ -16,6 +16,7 @@ from PIL import Image
 import wm3dr
 from wm3dr import cli
 from wm3dr.animation import Clip, target_offsets, targets
+from wm3dr.animation_glb import quaternions
 from wm3dr.coarse import coarse_model, expression_offsets
 from wm3dr.face_model import FaceModelMetadata
 from wm3dr.viewer import three_script
@@ -171,6 +172,15 @@ def test_between_keyframes(clip, tmp_path):
             keys = glb.array(glb.gltf.animations[0].samplers[channel.sampler].output).astype(float)
             assert (np.einsum("nc,nc->n", keys[1:], keys[:-1]) > 0).all()
             np.testing.assert_allclose(np.linalg.norm(keys, axis=1), 1, atol=1e-6)
+
+
+def test_quaternions_take_the_short_way():
+    """A head that turns from 170° to 190° goes on, not back."""
+    yaws = np.radians([150.0, 170.0, 190.0, 210.0])
+    turns = np.array([[[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]] for y in yaws])
+    found = quaternions(turns)
+    np.testing.assert_allclose(np.einsum("nc,nc->n", found[1:], found[:-1]), np.cos(np.radians(10)), atol=1e-12)
+    np.testing.assert_allclose([rotation_from_quaternion(q) for q in found], turns, atol=1e-12)
 
 
 def test_time_begins_at_zero(frames, tmp_path):

@@ -132,7 +132,7 @@ def _moves(track: Track, clip: Clip, weights: F32) -> dict[str, tuple[F64, NDArr
     times = track.times - start
     moves: dict[str, tuple[F64, NDArray[Any], str]] = {
         "translation": (times, track.translations * OPENGL_FROM_CAMERA * np.float32(METRES_PER_MM), "LINEAR"),
-        "rotation": (times, _quaternions(opengl_rotations(track)), "LINEAR"),
+        "rotation": (times, quaternions(opengl_rotations(track)), "LINEAR"),
         "weights": (times, weights, "LINEAR"),
     }
     scales = np.zeros(len(clip), np.float32)
@@ -142,13 +142,13 @@ def _moves(track: Track, clip: Clip, weights: F32) -> dict[str, tuple[F64, NDArr
     return moves
 
 
-def _quaternions(rotations: F64) -> F64:
+def quaternions(rotations: F64) -> F64:
     """Return (n, 4) unit quaternions x, y, z, w, each on the side of the one before: the short way round."""
-    quaternions = np.array([quaternion_from_rotation(rotation) for rotation in rotations])
-    for before, after in pairwise(quaternions):
+    found = np.array([quaternion_from_rotation(rotation) for rotation in rotations])
+    for before, after in pairwise(found):
         if before @ after < 0:
             after *= -1.0
-    return quaternions
+    return found
 
 
 class _AnimatedGltf(_Gltf):
