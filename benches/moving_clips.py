@@ -29,10 +29,13 @@ class Clip:
     """(n, 2) px of the frame."""
 
 
-def motion(times: F64, photo: tuple[int, int], size: tuple[int, int], seed: int) -> tuple[F64, F64]:
-    """Return zoom (n,) and shift (n, 2) of a hand-held camera over a photo; the window stays inside the photo.
+def motion(
+    times: F64, photo: tuple[int, int], size: tuple[int, int], seed: int, *, hand_held: bool = True
+) -> tuple[F64, F64]:
+    """Return zoom (n,) and shift (n, 2) of a camera over a photo; the window stays inside the photo.
 
-    Slow pan and zoom (0.1 to 0.4 Hz) with a shake of 1 to 3 Hz.
+    Pan and zoom at 0.1 to 0.4 Hz, with a shake of 1 to 3 Hz where the camera is hand-held; else a tenth of the pan
+    alone, as of a tripod's slow turn.
     """
     rng = np.random.default_rng(seed)
 
@@ -42,21 +45,31 @@ def motion(times: F64, photo: tuple[int, int], size: tuple[int, int], seed: int)
         return value / np.abs(value).max()
 
     least = max(size[0] / photo[0], size[1] / photo[1])
-    zoom = least * np.exp(0.18 * (1.0 + wave(0.1, 0.3)))
+    change = wave(0.1, 0.3)
+    zoom = least * np.exp(0.18 * (1.0 + (change if hand_held else 0.0 * change)))
     window = np.array(size) / zoom[:, None]
     room = np.array(photo) - window  # (n, 2) px of the photo
-    place = np.stack([0.5 + 0.42 * wave(0.1, 0.4) for _ in range(2)], 1)
-    place += np.stack([0.06 * wave(1.0, 3.0) for _ in range(2)], 1)
+    place = np.stack([wave(0.1, 0.4) for _ in range(2)], 1)
+    shake = np.stack([wave(1.0, 3.0) for _ in range(2)], 1)
+    place = 0.5 + (0.42 * place + 0.06 * shake if hand_held else 0.042 * place)
     corner = np.clip(place, 0.0, 1.0) * room
     return zoom, -corner * zoom[:, None]
 
 
 def moving_clip(
-    photo: PIL.Image.Image, size: tuple[int, int], *, seconds: float, fps: int, seed: int, noise: float, crf: int
+    photo: PIL.Image.Image,
+    size: tuple[int, int],
+    *,
+    seconds: float,
+    fps: int,
+    seed: int,
+    noise: float,
+    crf: int,
+    hand_held: bool = True,
 ) -> Clip:
     """Return a clip over a photo: `noise` is the sensor's (standard deviation, grey levels), `crf` that of x264."""
     times = np.arange(round(seconds * fps)) / fps
-    zoom, shift = motion(times, photo.size, size, seed)
+    zoom, shift = motion(times, photo.size, size, seed, hand_held=hand_held)
     rng = np.random.default_rng(seed + 1)
 
     def frames() -> Iterator[NDArray[np.uint8]]:

@@ -46,7 +46,7 @@ class Smoothing:
 
     rotation: OneEuro = OneEuro(0.25, 4.0)
     """Of the rotation against the viewing ray; speed in rad/s."""
-    place: OneEuro = OneEuro(0.5, 8.0)
+    place: OneEuro = OneEuro(0.5, 32.0, 3.0)
     """Of the pixel of the model origin; speed in face widths/s."""
     depth: OneEuro = OneEuro(1.5, 4.0)
     """Of the logarithm of the depth; speed in 1/s."""
