@@ -23,6 +23,7 @@ from .result import LANDMARK_GROUPS, Coefficients, Face, Mesh, Pose, Result
 from .smoothing import OneEuro, Smoothing
 from .texture import Texture
 from .tracker import TrackedFace, TrackedResult, Tracker
+from .video import read_video
 
 __version__: str = _version("wm3dr")
 
@@ -49,6 +50,7 @@ __all__ = [
     "Tracker",
     "__version__",
     "read_map",
+    "read_video",
     "reconstruct",
     "retarget",
 ]
