@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from . import _native
 from .camera import Camera, check_camera
-from .decode import Peaks, decode
+from .decode import Peaks, averaged_rows, decode, neighbourhoods
 from .encoder import Encoder, Providers
 from .face_model import FaceModel
 from .image import ColorOrder, ImageSource, NetworkInput, coarse_input, network_input
@@ -208,7 +208,11 @@ class Reconstructor:
         cells, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
         centers = (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
         inside = (centers <= np.array(level.size) * level.scale).all(axis=1)  # none in the padding
-        return Peaks(self.encoder.rows(maps[0], cells[inside]), scores[inside], centers[inside], level.scale)
+        cells, scores, centers = cells[inside], scores[inside], centers[inside]
+        around, owner = neighbourhoods(cells, heatmap.shape[2:], contract.row_window)
+        shifts = ((around - cells[owner])[:, ::-1] * contract.stride).astype(np.float32)
+        rows = averaged_rows(self.encoder.rows(maps[0], around), shifts, owner, contract.slices()["translation"])
+        return Peaks(rows, scores, centers, level.scale)
 
 
 class _Watch:

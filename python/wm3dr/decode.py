@@ -105,6 +105,63 @@ def decode(
     return dense, faces_from_dense(dense, scores, centers)
 
 
+def neighbourhoods(
+    cells: NDArray[np.int32], shape: tuple[int, int], window: int
+) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Return the cells of a window around each cell, as far as they are on the map.
+
+    Parameters
+    ----------
+    cells : (P, 2) int32
+        Row and column.
+    shape : (int, int)
+        Rows and columns of the map.
+    window : int
+        Side of the window, odd.
+
+    Returns
+    -------
+    around : (M, 2) int32
+        Each cell's own window one after the other.
+    owner : (M,)
+        Number of the cell that each belongs to.
+    """
+    reach = np.arange(window, dtype=np.int32) - window // 2
+    offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
+    around = (cells[:, None] + offsets).reshape(-1, 2)
+    owner = np.repeat(np.arange(len(cells)), len(offsets))
+    inside = ((around >= 0) & (around < shape)).all(axis=1)
+    return around[inside], owner[inside]
+
+
+def averaged_rows(rows: F32, shifts: F32, owner: NDArray[np.intp], offsets: slice) -> F32:
+    """Average the rows that the cells around each peak hold for its face (METHOD.md, figure 10: they nearly agree).
+
+    Parameters
+    ----------
+    rows : (M, C)
+        Raw coefficients.
+    shifts : (M, 2)
+        Centre of each row's cell less that of the peak's, network pixels: lateral offsets count from the cell.
+    owner : (M,)
+        Number of the peak that each row belongs to, ascending; every peak has a row.
+    offsets : slice
+        Where the translation offsets lie.
+
+    Returns
+    -------
+    averaged : (P, C)
+        As seen from the peaks' cells.
+    """
+    if not len(rows):
+        return rows
+    rows = rows.copy()
+    rows[:, offsets.start : offsets.start + 2] += shifts
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    counts = np.diff(first, append=len(rows))
+    return np.add.reduceat(rows, first, axis=0) / counts[:, None].astype(np.float32)
+
+
 def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int) -> NDArray[np.intp]:
     """Choose among faces seen at two scales; return their numbers, best score first.
 

@@ -74,6 +74,9 @@ class EncoderContract:
     """Side of the neighbourhood whose maximum a peak is, cells."""
     peak_threshold: float
     """Least heatmap value of a face."""
+    row_window: int
+    """Side of the neighbourhood of a peak over which coefficient rows are averaged, cells; 1: the peak's row alone.
+    Encoders that were trained to say the same of a face at the cells around its centre allow 3."""
     licence: str
     """Terms of the weights."""
     training: Mapping[str, Any]
@@ -112,6 +115,7 @@ class EncoderContract:
             rotation_frame=_text(metadata, "rotation_frame"),
             peak_window=int(_number(metadata, "peak_window")),
             peak_threshold=_number(metadata, "peak_threshold"),
+            row_window=int(_number({"row_window": "1", **metadata}, "row_window")),
             licence=_text(metadata, "licence"),
             training=_json(metadata, "training"),
         )
@@ -119,10 +123,11 @@ class EncoderContract:
             raise ModelError(f"metadata 'rotation_frame' is {contract.rotation_frame!r}, not 'ray' or 'camera'")
         if contract.stride < 1 or MULTIPLE % contract.stride:
             raise ModelError(f"metadata 'stride' is {contract.stride}, which does not divide {MULTIPLE}")
-        if not (contract.focal > 0 and 0 < contract.peak_threshold < 1 and contract.peak_window % 2 == 1):
+        odd = contract.peak_window % 2 == 1 and contract.row_window % 2 == 1 and contract.row_window > 0
+        if not (contract.focal > 0 and 0 < contract.peak_threshold < 1 and odd):
             raise ModelError(
                 f"metadata out of range: focal {contract.focal} (> 0), peak_threshold {contract.peak_threshold} "
-                f"(between 0 and 1), peak_window {contract.peak_window} (odd)"
+                f"(between 0 and 1), peak_window {contract.peak_window} and row_window {contract.row_window} (odd)"
             )
         return contract
 

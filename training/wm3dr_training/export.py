@@ -59,8 +59,12 @@ def contract_metadata(
     licence: str,
     training: dict[str, Any],
     head: bytes | None = None,
+    row_window: int = 1,
 ) -> dict[str, str]:
-    """The strings that an encoder file carries; with a head (ONNX, features -> rows) those of version 2, else of 1."""
+    """The strings that an encoder file carries; with a head (ONNX, features -> rows) those of version 2, else of 1.
+
+    row_window: side of the cells around a peak whose rows may be averaged; 3 when neighbours were trained to agree.
+    """
     carried = {} if head is None else {"head": base64.b64encode(head).decode()}
     return carried | {
         "wm3dr_format": "wm3dr-encoder",
@@ -75,6 +79,7 @@ def contract_metadata(
         "rotation_frame": rotation_frame,
         "peak_window": str(PEAK_WINDOW),
         "peak_threshold": str(PEAK_THRESHOLD),
+        "row_window": str(row_window),
         "licence": licence,
         "training": json.dumps(training),
     }
@@ -287,7 +292,14 @@ def export_checkpoint(
         "measures": {key: round(float(value), 4) for key, value in state.get("measures", {}).items()},
     }
     metadata = contract_metadata(
-        face_model.metadata.name, face_model.sha256, face_model.layout, "ray", licence, summary, head_graph(encoder)
+        face_model.metadata.name,
+        face_model.sha256,
+        face_model.layout,
+        "ray",
+        licence,
+        summary,
+        head_graph(encoder),
+        row_window=3 if config.neighbours else 1,
     )
     module = DeployedEncoder(encoder).eval()
     out.parent.mkdir(parents=True, exist_ok=True)
