@@ -25,6 +25,7 @@ from wm3dr_training.sampling import crop_affines, map_points, sample_window
 ROLL = math.radians(14)  # standard deviation of the in-plane rotation
 OUTSIDE_WEIGHT = 0.3  # of points that the frame cuts off
 WHOLE_SHARE = 0.15  # of the canvases show one crop as a whole
+GRID_SIDES = (2, 2, 3, 3, 4)  # faces along a side of a grid, each as likely as it is listed
 PLAIN_SHARE = 0.1  # of the canvases have a plain or noisy background
 
 
@@ -202,6 +203,8 @@ class MultiFaceComposer:
             scale = size * (0.42 + 0.3 * next(numbers))
             x, y = (size * (0.5 + 0.12 * (next(numbers) - 0.5)) for _ in range(2))
             return [(x, y, min(scale, config.largest_face), WHOLE_REACH)]
+        if next(numbers) < config.grid_share:
+            return self._grid(numbers)
         first = config.smallest_face * (config.largest_face / config.smallest_face) ** next(numbers)
         wanted = 1 + int(next(numbers) * config.largest_count)
         faces: list[tuple[float, float, float, float]] = []
@@ -214,6 +217,22 @@ class MultiFaceComposer:
                 if all(math.hypot(x - a, y - b) > 0.85 * own + 0.42 * s for a, b, s, _ in faces):
                     faces.append((x, y, scale, reach))
                     break
+        return faces
+
+    def _grid(self, numbers: Iterator[float]) -> list[tuple[float, float, float, float]]:
+        """A jittered grid: as many faces as a canvas of this size can show, which is what a step costs."""
+        size = self.config.size
+        per_side = [n for n in GRID_SIDES if self.config.smallest_face <= 0.6 * size / n <= self.config.largest_face]
+        if not per_side:
+            return []
+        count = per_side[int(next(numbers) * len(per_side))]
+        cell = size / count
+        faces = []
+        for row in range(count):
+            for column in range(count):
+                scale = min(self.config.largest_face, cell * (0.6 + 0.35 * next(numbers)))
+                x, y = (cell * (k + 0.5 + 0.16 * (next(numbers) - 0.5)) for k in (column, row))
+                faces.append((x, y, scale, min(0.95, 0.62 * cell / scale)))
         return faces
 
     def _background(self, count: int) -> Tensor:

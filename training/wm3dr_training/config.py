@@ -79,6 +79,7 @@ class TrainConfig:
     smallest_face: float = 24.0  # px, stage 2
     largest_face: float = 230.0  # px, stage 2
     largest_count: int = 10  # faces a canvas, stage 2
+    grid_share: float = 0.0  # share of the canvases packed with faces side by side
     close_share: float = 0.0  # share of the steps with close-ups: larger canvases, fewer of them, largest faces
     close_size: int = 448  # px, side of these canvases
     close_batch: int = 3  # such canvases a step
