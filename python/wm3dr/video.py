@@ -69,6 +69,8 @@ def webcam(number: int) -> Webcam:
         return Webcam(f"{number}:none", "avfoundation")
     if sys.platform == "win32":
         av = require("av", "video")
+        if not hasattr(av, "enumerate_input_devices"):
+            raise ValueError(f"PyAV {av.__version__} cannot list webcams: pip install --upgrade av")
         found = [d for d in av.enumerate_input_devices("dshow") if "video" in getattr(d, "media_types", ["video"])]
         if number >= len(found):
             names = ", ".join(device.description for device in found) or "none"
