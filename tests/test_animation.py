@@ -372,6 +372,31 @@ def test_command(tmp_path):
     assert other.exit_code == 2 and "ends in none of .glb, .csv, .json" in other.output
 
 
+def test_command_with_a_video(tmp_path):
+    """A video's own times, and its faces under one id."""
+    pytest.importorskip("av", reason="PyAV is not installed: pip install 'wm3dr[video]'")
+    from fractions import Fraction
+
+    from wm3dr.video import VideoWriter
+
+    with Image.open(cli.__file__.rsplit("/python/", 1)[0] + "/docs/photos/solvay_1927.jpg") as image:
+        frames = [np.asarray(image.convert("RGB").crop((x, 380, x + 480, 780))) for x in (400, 403, 405)]
+    with (
+        (tmp_path / "a.mp4").open("wb") as file,
+        VideoWriter(file, (480, 400), Fraction(10), Fraction(1, 10)) as writer,
+    ):
+        for number, frame in enumerate(frames):
+            writer.write(frame, number)
+    output = tmp_path / "a.json"
+    done = CliRunner().invoke(cli.main, ["animate", str(tmp_path / "a.mp4"), "-o", str(output)])
+    assert done.exit_code == 0, done.output
+    content = json.loads(output.read_text())
+    assert content["times"] == pytest.approx([0.0, 0.1, 0.2])
+    assert sum(len(track["times"]) == 3 for track in content["tracks"]) >= 3
+    missing = CliRunner().invoke(cli.main, ["animate", "none.mp4", "-o", str(tmp_path / "b.json")])
+    assert missing.exit_code == 1 and "none.mp4" in missing.output
+
+
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><script>{three}</script><script>
 window.clip = new Promise((done, failed) => new THREE.GLTFLoader().parse(
   Uint8Array.from(atob("{glb}"), (c) => c.charCodeAt(0)).buffer, "", done, failed));

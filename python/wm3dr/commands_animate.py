@@ -7,7 +7,7 @@ import click
 
 
 @click.command()
-@click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAME... | FOLDER")
+@click.argument("frames", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FRAME... | FOLDER | VIDEO")
 @click.option(
     "-o",
     "--output",
@@ -17,7 +17,13 @@ import click
     type=click.Path(path_type=Path),
     help="FILE.glb, FILE.csv or FILE.json; may be given several times.",
 )
-@click.option("--fps", default=25.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Frames/s.")
+@click.option(
+    "--fps",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of image files; videos have times.",
+)
 @click.option(
     "--names", default="arkit", show_default=True, type=click.Choice(["arkit", "model"]), help="Names of the targets."
 )
@@ -33,13 +39,14 @@ def animate(
     max_side: int | None,
     overwrite: bool,
 ) -> None:
-    """Write the faces of image files over time: a GLB with morph targets and keyframes, CSV or JSON of the weights.
+    """Write faces over time: a GLB with morph targets and keyframes, CSV or JSON of the weights.
 
-    Files are frames in the order given, those of a folder by name; `wm3dr.Tracker` says who is who. A single photo
-    gives every face with morph targets and without keyframes.
+    Image files are frames in the order given, those of a folder by name; one file that is no image is a video (pip
+    install 'wm3dr[video]'). `wm3dr.Tracker` says who is who. A single photo gives every face with morph targets and
+    without keyframes.
     """
     from .animation import SUFFIXES, Clip
-    from .cli import _or_exit, _photos_of
+    from .cli import PHOTO_SUFFIXES, _or_exit, _photos_of
 
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:
@@ -55,9 +62,16 @@ def animate(
         from .tracker import Tracker
 
         model = Reconstructor(max_side=max_side or DEFAULT_MAX_SIDE)
-        if len(photos) == 1:
+        video = len(photos) == 1 and photos[0].suffix.lower() not in PHOTO_SUFFIXES
+        if len(photos) == 1 and not video:
             return Clip.from_results([model.reconstruct(photos[0])])
         tracker, clip = Tracker(model), Clip()
+        if video:
+            from .video import read_video
+
+            for frame in tqdm(read_video(photos[0]), unit="frame", disable=None, leave=False):
+                clip.add(tracker.update(frame.image, frame.time))
+            return clip
         for number, photo in enumerate(tqdm(photos, unit="frame", disable=None, leave=False)):
             try:
                 clip.add(tracker.update(photo, number / fps))
