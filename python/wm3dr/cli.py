@@ -12,7 +12,7 @@ import click
 
 from . import __version__
 from .commands_animate import animate
-from .commands_interop import blender_script
+from .commands_interop import blender_script, serve
 from .commands_video import video
 from .commands_view import view
 
@@ -298,6 +298,7 @@ def bench(
 
 
 main.add_command(blender_script)
+main.add_command(serve)
 main.add_command(video)
 main.add_command(view)
 main.add_command(animate)

@@ -19,9 +19,11 @@ def require(module: str, extra: str) -> ModuleType:
     ImportError
         It is not installed; the message has the command.
     """
+    package = module.split(".", maxsplit=1)[0]
     try:
-        return importlib.import_module(module)
+        importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".", maxsplit=1)[0]:
+        if error.name != package:
             raise  # it is there, and lacks something of its own
-        raise ImportError(f"{error.name!r} is not installed: pip install 'wm3dr[{extra}]'", name=error.name) from error
+        raise ImportError(f"{package!r} is not installed: pip install 'wm3dr[{extra}]'", name=package) from error
+    return importlib.import_module(module)
