@@ -124,9 +124,8 @@ def raster(faces: int, height: float, threads: int) -> Calls:
     def maps():  # as the library draws: the stored mesh, then the parts of its triangles
         return _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
 
-    def colored() -> None:
-        triangle_id, face_id, _, barycentric = maps()
-        _native.interpolate(triangle_id, face_id, barycentric, triangles, colors, threads)
+    def colored():  # and the picture, in the same pass
+        return _native.render(corners, stored, triangles, colors, FOCAL, CENTRE, SIZE, threads, split=True)
 
     ours: Calls = {"rasterize": maps, "rasterize+colours": colored}
     return {"Sim3DR": sim3dr, **ours} if Sim3DR_Cython is not None else ours
@@ -163,8 +162,7 @@ def after_encoder(faces: int, threads: int) -> Calls:
     def rendered() -> None:
         vertices, colors = dense()
         corners = np.ascontiguousarray(vertices[:, : stored.max() + 1])
-        maps = _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
-        _native.interpolate(maps[0], maps[1], maps[3], native.triangles, colors, threads)
+        _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, threads, split=True)
 
     return {"landmarks, pose, boxes": sparse, "+ vertices, normals, colours": dense, "+ raster": rendered}
 

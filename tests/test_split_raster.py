@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wm3dr import Camera, _native
-from wm3dr.dense import interpolate, rasterize, rasterize_faces
+from wm3dr.dense import interpolate, rasterize, rasterize_faces, render_faces
 
 CAMERA = Camera(700.0, (75.0, 66.0), (160, 120))
 
@@ -56,3 +56,31 @@ def test_a_model_without_refinement(face_model, vertices):
     hit = plain[0] >= 0
     np.testing.assert_array_equal(split[0][hit] // 4, plain[0][hit])
     np.testing.assert_array_equal(split[2], plain[2])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_colors_in_the_same_pass(face_model, vertices, threads):
+    colors = np.random.default_rng(9).uniform(0, 1, vertices.shape).astype(np.float32)
+    maps, picture = render_faces(vertices, colors, face_model, CAMERA, threads)
+    alone = rasterize_faces(vertices, face_model, CAMERA, 1)
+    for name, values in vars(alone).items():
+        np.testing.assert_array_equal(getattr(maps, name), values)
+    expected = np.rint(interpolate(alone, face_model.triangles, colors, 1) * np.float32(255)).astype(np.uint8)
+    np.testing.assert_array_equal(picture, expected)
+    empty = alone.triangle_id < 0
+    assert empty.any()
+    assert not picture[empty].any() and not maps.barycentric[empty].any()
+
+
+def test_colors_must_fit(face_model, vertices):
+    colors = np.zeros_like(vertices)
+    with pytest.raises(ValueError, match="'colors' has a non-finite value at flat index 4"):
+        colors[0, 1, 1] = np.nan
+        render_faces(vertices, colors, face_model, CAMERA, 1)
+    with pytest.raises(ValueError, match="'colors' has shape"):
+        render_faces(vertices, colors[:1], face_model, CAMERA, 1)
+    arguments = (CAMERA.focal, CAMERA.principal_point, CAMERA.size, 1)
+    with pytest.raises(ValueError, match="'color_triangles' has shape with"):
+        _native.render(vertices, face_model.triangles, face_model.triangles[:7], vertices, *arguments)
+    with pytest.raises(ValueError, match="'color_triangles' has index"):
+        _native.render(vertices, face_model.triangles, face_model.triangles, vertices[:, :9].copy(), *arguments)

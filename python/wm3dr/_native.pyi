@@ -13,6 +13,7 @@ __all__ = [
     "pose_from_rotations",
     "project",
     "rasterize",
+    "render",
     "rotations_from_vectors",
     "shading",
     "transform",
@@ -124,6 +125,17 @@ def rasterize(
     threads: int,
     split: bool = False,  # triangle_id and barycentric of the mesh refined once from this one (CONVENTIONS.md §5)
 ) -> tuple[_I32, _I32, _F32, _F32]: ...  # triangle_id (H, W), face_id (H, W), depth (H, W), barycentric (H, W, 3)
+def render(  # rasterize and, in the same pass, the colours (H, W, 3) of its pixels, 0 where there is nothing
+    vertices_camera: _F32,  # (F, N, 3)
+    triangles: _I32,  # (T, 3), the same for all faces
+    color_triangles: _I32,  # (T, 3), or (4 T, 3) of the refined mesh if split: those that triangle_id speaks of
+    colors: _F32,  # (F, N', 3), 0 to 1
+    focal: float,
+    principal_point: tuple[float, float],
+    size: tuple[int, int],  # width, height
+    threads: int,
+    split: bool = False,
+) -> tuple[tuple[_I32, _I32, _F32, _F32], _U8]: ...  # as rasterize; colours, rounded to the nearest 255th
 def interpolate(
     triangle_id: _I32,  # (H, W)
     face_id: _I32,  # (H, W)

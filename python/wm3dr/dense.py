@@ -175,6 +175,20 @@ class DenseFaces:
         return self.once("raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads))
 
     @property
+    def raster_color(self) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB of the rendered faces, 0 where there is nothing; drawn in the pass of `raster` where it can."""
+
+        def compute() -> NDArray[np.uint8]:
+            if "raster" in self._kept:
+                carried = interpolate(self.raster, self.face_model.triangles, self.colors, self.threads)
+                return np.rint(carried * np.float32(255.0)).astype(np.uint8)
+            buffers, color = render_faces(self.vertices, self.colors, self.face_model, self.camera, self.threads)
+            self.once("raster", lambda: buffers)
+            return color
+
+        return self.once("raster_color", compute)
+
+    @property
     def visible(self) -> NDArray[np.bool_]:
         """(F, N) whether the vertex is seen: inside the image, facing the camera, hidden by no face."""
         return self.once("visible", self._visible)
@@ -230,12 +244,27 @@ def rasterize_faces(vertices: F32, face_model: FaceModel, camera: Camera, thread
     A refined mesh is drawn as the mesh that is stored, a quarter of the triangles: the parts of a triangle lie in its
     plane, so which of them a pixel sees follows from the weights of its corners.
     """
+    corners, stored, split = _stored(vertices, face_model)
+    view = (camera.focal, camera.principal_point, camera.size)
+    return RasterBuffers(*_native.rasterize(corners, stored, *view, threads, split=split))
+
+
+def render_faces(
+    vertices: F32, colors: F32, face_model: FaceModel, camera: Camera, threads: int
+) -> tuple[RasterBuffers, NDArray[np.uint8]]:
+    """Draw as `rasterize_faces` and carry colours (F, N, 3), in [0, 1], to the pixels (H, W, 3) in the same pass."""
+    corners, stored, split = _stored(vertices, face_model)
+    view = (camera.focal, camera.principal_point, camera.size)
+    maps, color = _native.render(corners, stored, face_model.triangles, colors, *view, threads, split=split)
+    return RasterBuffers(*maps), color
+
+
+def _stored(vertices: F32, face_model: FaceModel) -> tuple[F32, NDArray[np.int32], bool]:
+    """Return the vertices and triangles to draw, and whether the mesh is refined from them."""
     stored = face_model.stored_triangles
     if len(stored) == len(face_model.triangles):
-        return rasterize(vertices, stored, camera, threads)
-    corners = np.ascontiguousarray(vertices[:, : int(stored.max()) + 1])
-    view = (camera.focal, camera.principal_point, camera.size)
-    return RasterBuffers(*_native.rasterize(corners, stored, *view, threads, split=True))
+        return vertices, stored, False
+    return np.ascontiguousarray(vertices[:, : int(stored.max()) + 1]), stored, True
 
 
 def interpolate(buffers: RasterBuffers, triangles: NDArray[np.int32], attributes: F32, threads: int) -> F32:

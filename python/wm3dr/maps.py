@@ -51,11 +51,7 @@ class Raster:
     @property
     def color(self) -> NDArray[np.uint8]:
         """(H, W, 3) RGB of the rendered faces, 0 where there is nothing."""
-
-        def compute() -> NDArray[np.uint8]:
-            return np.rint(self.interpolated(self.dense.colors) * np.float32(255.0)).astype(np.uint8)
-
-        return self.dense.once("raster_color", compute)
+        return self.dense.raster_color
 
     @property
     def alpha(self) -> NDArray[np.uint8]:

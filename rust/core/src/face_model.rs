@@ -6,9 +6,9 @@ use crate::basis::PackedBasis;
 use crate::camera::{check_rigid, moved};
 use crate::check;
 use crate::error::{Error, Result};
-use crate::mesh::{add, normalise_sum, triangle_normal};
-use crate::parallel;
+use crate::mesh::{Around, Normals};
 use crate::subdivision::Subdivision;
+use crate::{parallel, simd};
 
 /// Landmarks of a face (Multi-PIE order).
 pub const LANDMARKS: usize = 68;
@@ -53,8 +53,8 @@ pub struct FaceModel {
     n_expression: usize,
     subdivision: Subdivision,
     coarse_triangles: Vec<[i32; 3]>,
-    /// The midpoints of each coarse triangle, counted from the first midpoint; empty without subdivision.
-    midpoints: Vec<[i32; 3]>,
+    /// The coarse triangles at each refined vertex: those of a corner, and those at the edge of a midpoint.
+    around: Around,
     shape: PackedBasis,
     albedo: PackedBasis,
     /// The rows of `shape` that the landmarks need: two ends for each.
@@ -100,7 +100,7 @@ impl FaceModel {
             n_identity: parts.n_identity,
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
-            midpoints: subdivision.midpoints(parts.triangles),
+            around: around(&subdivision, parts.triangles),
             landmark_ends: shape.select(ends.into_iter()),
             shape,
             albedo,
@@ -243,24 +243,13 @@ impl FaceModel {
     /// # Errors
     /// A length that does not fit, a non-finite value, too many threads.
     pub fn normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
-        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let n = self.n_vertices();
         check::length("vertices", vertices.len(), faces * n, "rows")?;
         check::finite("vertices", vertices.as_flattened())?;
         let mut out = vec![[0.0; 3]; faces * n];
         parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(normals, vertices)| {
-            let (at_vertices, at_midpoints) = normals.split_at_mut(coarse);
-            for (k, triangle) in self.coarse_triangles.iter().enumerate() {
-                let normal = triangle_normal(triangle.map(|v| vertices[v as usize]));
-                for &v in triangle {
-                    add(&mut at_vertices[v as usize], normal);
-                }
-                if let Some(midpoints) = self.midpoints.get(k) {
-                    for &m in midpoints {
-                        add(&mut at_midpoints[m as usize], normal);
-                    }
-                }
-            }
-            normals.iter_mut().for_each(normalise_sum);
+            let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
+            simd::run(Normals { vertices, triangles, around, out: normals });
         })?;
         Ok(out)
     }
@@ -310,6 +299,15 @@ impl FaceModel {
         }
         Ok(out)
     }
+}
+
+/// The triangles at each refined vertex.
+fn around(subdivision: &Subdivision, triangles: &[[i32; 3]]) -> Around {
+    let first = subdivision.coarse() as i32;
+    let midpoints = subdivision.midpoints(triangles);
+    let corners = triangles.iter().enumerate().flat_map(|(k, triangle)| triangle.map(|v| (k, v)));
+    let middles = midpoints.iter().enumerate().flat_map(|(k, midpoints)| midpoints.map(|m| (k, first + m)));
+    Around::new(subdivision.refined(), corners.chain(middles))
 }
 
 fn validate(parts: &FaceModelParts) -> Result<()> {

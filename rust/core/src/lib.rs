@@ -10,6 +10,7 @@ mod check;
 mod error;
 mod face_model;
 mod parallel;
+mod simd;
 mod subdivision;
 
 pub mod camera;

@@ -1,8 +1,10 @@
 //! Vertex normals (CONVENTIONS.md §6).
 
-use crate::check;
+use wide::f32x4;
+
 use crate::error::Result;
-use crate::parallel;
+use crate::simd::{Kernel, Lanes, point};
+use crate::{check, parallel};
 
 /// Unit normals `(F, N, 3)` of F meshes with the same triangles, in the frame of the vertices: at each vertex the normalised
 /// sum of the unit normals `(b − a) × (c − a)` of its triangles. A vertex of no triangle, or whose normals cancel, gets 0.
@@ -39,7 +41,7 @@ pub fn vertex_normals(
 
 /// The unit normal of a triangle, 0 for one without area.
 #[inline(always)]
-pub(crate) fn triangle_normal([a, b, c]: [[f32; 3]; 3]) -> [f32; 3] {
+fn triangle_normal([a, b, c]: [[f32; 3]; 3]) -> [f32; 3] {
     let p = [b[0] - a[0], b[1] - a[1], b[2] - a[2]];
     let q = [c[0] - a[0], c[1] - a[1], c[2] - a[2]];
     let normal = [p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]];
@@ -47,7 +49,7 @@ pub(crate) fn triangle_normal([a, b, c]: [[f32; 3]; 3]) -> [f32; 3] {
 }
 
 #[inline(always)]
-pub(crate) fn add(sum: &mut [f32; 3], v: [f32; 3]) {
+fn add(sum: &mut [f32; 3], v: [f32; 3]) {
     *sum = [sum[0] + v[0], sum[1] + v[1], sum[2] + v[2]];
 }
 
@@ -56,7 +58,7 @@ const CANCELLED: f32 = 1e-5;
 
 /// Normalises a sum of unit normals.
 #[inline(always)]
-pub(crate) fn normalise_sum(sum: &mut [f32; 3]) {
+fn normalise_sum(sum: &mut [f32; 3]) {
     *sum = normalised(*sum, CANCELLED * CANCELLED);
 }
 
@@ -66,6 +68,104 @@ fn normalised(v: [f32; 3], least: f32) -> [f32; 3] {
     let square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
     let scale = if square >= least { 1.0 / square.sqrt() } else { 0.0 };
     [v[0] * scale, v[1] * scale, v[2] * scale]
+}
+
+/// The triangles at each vertex, in ascending order.
+#[derive(Debug)]
+pub(crate) struct Around {
+    triangles: Vec<u32>,
+    /// Where each vertex starts in `triangles`, and the end.
+    starts: Vec<u32>,
+}
+
+impl Around {
+    /// Of pairs (triangle, vertex), the triangles ascending.
+    pub(crate) fn new(vertices: usize, pairs: impl Iterator<Item = (usize, i32)> + Clone) -> Self {
+        let mut starts = vec![0; vertices + 1];
+        for (_, vertex) in pairs.clone() {
+            starts[vertex as usize + 1] += 1;
+        }
+        let mut total = 0;
+        for start in &mut starts {
+            total += *start;
+            *start = total;
+        }
+        let mut next = starts.clone();
+        let mut triangles = vec![0; total as usize];
+        for (triangle, vertex) in pairs {
+            let at = &mut next[vertex as usize];
+            triangles[*at as usize] = triangle as u32;
+            *at += 1;
+        }
+        Self { triangles, starts }
+    }
+}
+
+/// Normals at the vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them from
+/// the triangles would read and write every vertex several times.
+pub(crate) struct Normals<'a> {
+    /// Flat, three coordinates each.
+    pub(crate) vertices: &'a [f32],
+    pub(crate) triangles: &'a [[i32; 3]],
+    pub(crate) around: &'a Around,
+    pub(crate) out: &'a mut [[f32; 3]],
+}
+
+impl Kernel for Normals<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { vertices, triangles, around, out } = self;
+        let mut units = Vec::with_capacity(triangles.len() + 3);
+        for four in triangles.chunks(4) {
+            // Beyond the end, the last one again.
+            let at = |l: usize| four[l.min(four.len() - 1)];
+            let [[a0, b0, c0], [a1, b1, c1], [a2, b2, c2], [a3, b3, c3]] = [at(0), at(1), at(2), at(3)];
+            let [ax, ay, az] = points(vertices, [a0, a1, a2, a3]);
+            let [bx, by, bz] = points(vertices, [b0, b1, b2, b3]);
+            let [cx, cy, cz] = points(vertices, [c0, c1, c2, c3]);
+            let (px, py, pz) = (bx - ax, by - ay, bz - az);
+            let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
+            let normal = [py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx];
+            let [x, y, z] = normalised_four(normal, f32::MIN_POSITIVE);
+            units.extend(f32x4::transpose([x, y, z, f32x4::splat(0.0)]));
+        }
+        let starts = &around.starts;
+        let mut vertex = 0;
+        for out in out.chunks_mut(4) {
+            let mut sums = [f32x4::splat(0.0); 4];
+            for sum in &mut sums[..out.len()] {
+                for &triangle in &around.triangles[starts[vertex] as usize..starts[vertex + 1] as usize] {
+                    *sum += units[triangle as usize];
+                }
+                vertex += 1;
+            }
+            let [x, y, z, _] = f32x4::transpose(sums);
+            let [x, y, z] = normalised_four([x, y, z], CANCELLED * CANCELLED);
+            let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
+            let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
+            match out.first_chunk_mut::<4>() {
+                Some(out) => *out = four,
+                None => out.copy_from_slice(&four[..out.len()]),
+            }
+        }
+    }
+}
+
+/// Four points, coordinate by coordinate.
+#[inline(always)]
+fn points(values: &[f32], [a, b, c, d]: [i32; 4]) -> [f32x4; 3] {
+    let rows =
+        [point(values, a as usize), point(values, b as usize), point(values, c as usize), point(values, d as usize)];
+    let [x, y, z, _] = f32x4::transpose(rows);
+    [x, y, z]
+}
+
+/// [`normalised`] for four.
+#[inline(always)]
+fn normalised_four([x, y, z]: [f32x4; 3], least: f32) -> [f32x4; 3] {
+    let square = x * x + y * y + z * z;
+    let scale = (f32x4::splat(1.0) / square.sqrt()) & square.simd_ge(f32x4::splat(least));
+    [x * scale, y * scale, z * scale]
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@
 //! per edge in ascending order of (min, max). Averaging is linear, so a basis is decoded on the coarse vertices, a quarter
 //! of the refined ones, and only the result is refined.
 
+use wide::f32x4;
+
 use crate::error::Result;
 use crate::parallel;
+use crate::simd::{self, Kernel, Lanes, point};
 
 /// Midpoints that one thread takes at a time.
 const MIDPOINTS_PER_PART: usize = 8192;
@@ -113,11 +116,31 @@ impl Subdivision {
                 .map(move |(midpoints, edges)| (coarse, midpoints, edges))
         });
         parallel::for_each(threads, parts, |(coarse, midpoints, edges)| {
-            for (midpoint, &[a, b]) in midpoints.iter_mut().zip(edges) {
-                let (a, b) = (coarse[a as usize], coarse[b as usize]);
-                *midpoint = [0.5 * (a[0] + b[0]), 0.5 * (a[1] + b[1]), 0.5 * (a[2] + b[2])];
-            }
+            simd::run(Middle { coarse: coarse.as_flattened(), edges, midpoints: midpoints.as_flattened_mut() });
         })
+    }
+}
+
+/// Puts midpoints between the ends of edges.
+struct Middle<'a> {
+    coarse: &'a [f32],
+    edges: &'a [[i32; 2]],
+    midpoints: &'a mut [f32],
+}
+
+impl Kernel for Middle<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for (k, &[a, b]) in self.edges.iter().enumerate() {
+            let sum = point(self.coarse, a as usize) + point(self.coarse, b as usize);
+            let middle = (sum * f32x4::splat(0.5)).to_array();
+            let out = &mut self.midpoints[3 * k..];
+            // The spare lane falls on the next midpoint, which is written after this one.
+            match out.first_chunk_mut::<4>() {
+                Some(out) => *out = middle,
+                None => out.copy_from_slice(&middle[..3]),
+            }
+        }
     }
 }
 

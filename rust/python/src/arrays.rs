@@ -76,6 +76,31 @@ impl<'py, T: Element> Array<'py, T> {
     }
 }
 
+/// `(F, N, 3)` points of F faces.
+pub(crate) fn points<'py>(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Array<'py, f32>> {
+    Array::new(name, object, &[Any("F"), Any("N"), Is(3)])
+}
+
+/// `(T, 3)` vertex numbers.
+pub(crate) fn corners<'py>(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Array<'py, i32>> {
+    Array::new(name, object, &[Any("T"), Is(3)])
+}
+
+/// Rotations `(F, 3, 3)` and translations `(F, 3)` of so many faces.
+pub(crate) fn motions<'py>(
+    rotations: &Bound<'py, PyAny>,
+    translations: &Bound<'py, PyAny>,
+    faces: usize,
+) -> PyResult<(Array<'py, f32>, Array<'py, f32>)> {
+    let rotations = Array::new("rotations", rotations, &[Is(faces), Is(3), Is(3)])?;
+    Ok((rotations, Array::new("translations", translations, &[Is(faces), Is(3)])?))
+}
+
+/// Illuminations `(F, 3, 9)` of so many faces.
+pub(crate) fn illuminations<'py>(object: &Bound<'py, PyAny>, faces: usize) -> PyResult<Array<'py, f32>> {
+    Array::new("illumination", object, &[Is(faces), Is(3), Is(9)])
+}
+
 fn tuple(items: Vec<String>) -> String {
     if items.len() == 1 { format!("({},)", items[0]) } else { format!("({})", items.join(", ")) }
 }

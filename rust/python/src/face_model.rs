@@ -7,7 +7,7 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS, camera};
 
-use crate::arrays::{Any, Array, Is, array, constant};
+use crate::arrays::{Any, Array, Is, array, constant, motions};
 use crate::errors::{ModelError, raised};
 
 type Out<'py, T> = PyResult<Bound<'py, PyArrayDyn<T>>>;
@@ -163,8 +163,7 @@ impl PyFaceModel {
     ) -> Out<'py, f32> {
         let (identity, expression) = self.shape_coefficients(identity, expression)?;
         let faces = identity.len(0);
-        let rotations = Array::<f32>::new("rotations", rotations, &[Is(faces), Is(3), Is(3)])?;
-        let translations = Array::<f32>::new("translations", translations, &[Is(faces), Is(3)])?;
+        let (rotations, translations) = motions(rotations, translations, faces)?;
         let shape = (identity.values()?, expression.values()?);
         let motion = (rotations.rows()?, translations.rows()?);
         let out = py.detach(|| self.model.vertices_camera(shape, motion, threads)).map_err(raised)?;
@@ -192,8 +191,7 @@ impl PyFaceModel {
     ) -> Out<'py, f32> {
         let (identity, expression) = self.shape_coefficients(identity, expression)?;
         let faces = identity.len(0);
-        let rotations = Array::<f32>::new("rotations", rotations, &[Is(faces), Is(3), Is(3)])?;
-        let translations = Array::<f32>::new("translations", translations, &[Is(faces), Is(3)])?;
+        let (rotations, translations) = motions(rotations, translations, faces)?;
         let shape = (identity.values()?, expression.values()?);
         let motion = (rotations.rows()?, translations.rows()?);
         let out = py

@@ -22,7 +22,7 @@ mod _native {
     #[pymodule_export]
     use super::face_model::PyFaceModel;
     #[pymodule_export]
-    use super::raster::{interpolate, rasterize};
+    use super::raster::{interpolate, rasterize, render};
     #[pymodule_export]
     use super::stages::{
         colors, find_peaks, gather_coefficients, pose_from_rotations, project, rotations_from_vectors, shading,

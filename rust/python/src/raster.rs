@@ -2,16 +2,19 @@
 
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
-use wm3dr_core::raster::{self, RasterView};
+use wm3dr_core::raster::{self, Colors, Meshes, Raster, RasterView, View};
 
-use crate::arrays::{Any, Array, Is, array};
+use crate::arrays::{Any, Array, Is, array, corners, points};
 use crate::errors::raised;
 
 type Out<'py, T> = Bound<'py, PyArrayDyn<T>>;
 
+/// triangle_id, face_id, depth, barycentric
+type Maps<'py> = (Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>);
+
 #[pyfunction]
 #[pyo3(signature = (vertices_camera, triangles, focal, principal_point, size, threads, split=false))]
-#[allow(clippy::type_complexity, clippy::too_many_arguments)] // the four maps of a raster; meshes and a camera
+#[allow(clippy::too_many_arguments)] // meshes and a camera
 pub(crate) fn rasterize<'py>(
     py: Python<'py>,
     vertices_camera: &Bound<'py, PyAny>,
@@ -21,25 +24,51 @@ pub(crate) fn rasterize<'py>(
     size: (usize, usize),
     threads: usize,
     split: bool,
-) -> PyResult<(Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>)> {
-    let vertices = Array::<f32>::new("vertices_camera", vertices_camera, &[Any("F"), Any("N"), Is(3)])?;
-    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
-    let (faces, v, t) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
-    let out = py
-        .detach(|| {
-            let mut out = raster::rasterize(v, faces, t, focal, principal_point.into(), size.into(), threads)?;
-            if split {
-                raster::split(&mut out, t.len(), threads)?;
-            }
-            Ok(out)
-        })
-        .map_err(raised)?;
-    let [width, height] = out.size;
+) -> PyResult<Maps<'py>> {
+    let vertices = points("vertices_camera", vertices_camera)?;
+    let triangles = corners("triangles", triangles)?;
+    let (faces, vertices_camera, triangles) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
+    let meshes = Meshes { vertices_camera, faces, triangles, split };
+    let view = View { focal, principal_point: principal_point.into(), size: size.into() };
+    let (raster, _) = py.detach(|| raster::draw(&meshes, &view, None, threads)).map_err(raised)?;
+    maps(py, raster)
+}
+
+#[pyfunction]
+#[pyo3(signature = (vertices_camera, triangles, color_triangles, colors, focal, principal_point, size, threads, split=false))]
+#[allow(clippy::too_many_arguments)] // meshes, their colours and a camera
+pub(crate) fn render<'py>(
+    py: Python<'py>,
+    vertices_camera: &Bound<'py, PyAny>,
+    triangles: &Bound<'py, PyAny>,
+    color_triangles: &Bound<'py, PyAny>,
+    colors: &Bound<'py, PyAny>,
+    focal: f32,
+    principal_point: (f32, f32),
+    size: (usize, usize),
+    threads: usize,
+    split: bool,
+) -> PyResult<(Maps<'py>, Out<'py, u8>)> {
+    let vertices = points("vertices_camera", vertices_camera)?;
+    let triangles = corners("triangles", triangles)?;
+    let (faces, vertices_camera, triangles) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
+    let color_triangles = corners("color_triangles", color_triangles)?;
+    let colors = Array::<f32>::new("colors", colors, &[Is(faces), Any("N"), Is(3)])?;
+    let meshes = Meshes { vertices_camera, faces, triangles, split };
+    let view = View { focal, principal_point: principal_point.into(), size: size.into() };
+    let colors = Colors { triangles: color_triangles.rows()?, colors: colors.rows()? };
+    let (raster, color) = py.detach(|| raster::draw(&meshes, &view, Some(colors), threads)).map_err(raised)?;
+    let [width, height] = raster.size;
+    Ok((maps(py, raster)?, array(py, color.into_flattened(), &[height, width, 3])?))
+}
+
+fn maps(py: Python<'_>, raster: Raster) -> PyResult<Maps<'_>> {
+    let [width, height] = raster.size;
     Ok((
-        array(py, out.triangle_id, &[height, width])?,
-        array(py, out.face_id, &[height, width])?,
-        array(py, out.depth, &[height, width])?,
-        array(py, out.barycentric.into_flattened(), &[height, width, 3])?,
+        array(py, raster.triangle_id, &[height, width])?,
+        array(py, raster.face_id, &[height, width])?,
+        array(py, raster.depth, &[height, width])?,
+        array(py, raster.barycentric.into_flattened(), &[height, width, 3])?,
     ))
 }
 
@@ -57,7 +86,7 @@ pub(crate) fn interpolate<'py>(
     let (height, width) = (triangle_id.len(0), triangle_id.len(1));
     let face_id = Array::<i32>::new("face_id", face_id, &[Is(height), Is(width)])?;
     let barycentric = Array::<f32>::new("barycentric", barycentric, &[Is(height), Is(width), Is(3)])?;
-    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
+    let triangles = corners("triangles", triangles)?;
     let attributes = Array::<f32>::new("attributes", attributes, &[Any("F"), Any("N"), Any("C")])?;
     let (faces, channels) = (attributes.len(0), attributes.len(2));
     let view =

@@ -4,7 +4,7 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wm3dr_core::{camera, coefficients, illumination, mesh, peaks, pose};
 
-use crate::arrays::{Any, Array, Is, array};
+use crate::arrays::{Any, Array, Is, array, corners, illuminations, motions, points};
 use crate::errors::raised;
 
 type Out<'py, T> = PyResult<Bound<'py, PyArrayDyn<T>>>;
@@ -87,10 +87,9 @@ pub(crate) fn transform<'py>(
     translations: &Bound<'py, PyAny>,
     threads: usize,
 ) -> Out<'py, f32> {
-    let vertices = Array::<f32>::new("vertices_model", vertices_model, &[Any("F"), Any("N"), Is(3)])?;
+    let vertices = points("vertices_model", vertices_model)?;
     let (faces, n) = (vertices.len(0), vertices.len(1));
-    let rotations = Array::<f32>::new("rotations", rotations, &[Is(faces), Is(3), Is(3)])?;
-    let translations = Array::<f32>::new("translations", translations, &[Is(faces), Is(3)])?;
+    let (rotations, translations) = motions(rotations, translations, faces)?;
     let (v, r, t) = (vertices.rows()?, rotations.rows()?, translations.rows()?);
     let out = py.detach(|| camera::transform(v, r, t, threads)).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 3])
@@ -103,7 +102,7 @@ pub(crate) fn project<'py>(
     focal: f32,
     principal_point: (f32, f32),
 ) -> Out<'py, f32> {
-    let points = Array::<f32>::new("points_camera", points_camera, &[Any("F"), Any("N"), Is(3)])?;
+    let points = points("points_camera", points_camera)?;
     let (faces, n, rows) = (points.len(0), points.len(1), points.rows()?);
     let out = py.detach(|| camera::project(rows, focal, principal_point.into())).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 2])
@@ -116,8 +115,8 @@ pub(crate) fn vertex_normals<'py>(
     triangles: &Bound<'py, PyAny>,
     threads: usize,
 ) -> Out<'py, f32> {
-    let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Any("N"), Is(3)])?;
-    let triangles = Array::<i32>::new("triangles", triangles, &[Any("T"), Is(3)])?;
+    let vertices = points("vertices", vertices)?;
+    let triangles = corners("triangles", triangles)?;
     let (faces, n, v, t) = (vertices.len(0), vertices.len(1), vertices.rows()?, triangles.rows()?);
     let out = py.detach(|| mesh::vertex_normals(v, faces, t, threads)).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 3])
@@ -130,9 +129,9 @@ pub(crate) fn shading<'py>(
     illumination: &Bound<'py, PyAny>,
     threads: usize,
 ) -> Out<'py, f32> {
-    let normals = Array::<f32>::new("normals_opengl", normals_opengl, &[Any("F"), Any("N"), Is(3)])?;
+    let normals = points("normals_opengl", normals_opengl)?;
     let (faces, n) = (normals.len(0), normals.len(1));
-    let illumination = Array::<f32>::new("illumination", illumination, &[Is(faces), Is(3), Is(9)])?;
+    let illumination = illuminations(illumination, faces)?;
     let (v, i) = (normals.rows()?, illumination.rows()?);
     let out = py.detach(|| illumination::shading(v, i, threads)).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 3])
@@ -146,10 +145,10 @@ pub(crate) fn colors<'py>(
     illumination: &Bound<'py, PyAny>,
     threads: usize,
 ) -> Out<'py, f32> {
-    let albedo = Array::<f32>::new("albedo", albedo, &[Any("F"), Any("N"), Is(3)])?;
+    let albedo = points("albedo", albedo)?;
     let (faces, n) = (albedo.len(0), albedo.len(1));
     let normals = Array::<f32>::new("normals_camera", normals_camera, &[Is(faces), Is(n), Is(3)])?;
-    let illumination = Array::<f32>::new("illumination", illumination, &[Is(faces), Is(3), Is(9)])?;
+    let illumination = illuminations(illumination, faces)?;
     let (a, v, i) = (albedo.rows()?, normals.rows()?, illumination.rows()?);
     let out = py.detach(|| illumination::colors(a, v, i, threads)).map_err(raised)?;
     array(py, out.into_flattened(), &[faces, n, 3])

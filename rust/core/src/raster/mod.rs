@@ -1,28 +1,35 @@
 //! Which triangle each pixel sees (CONVENTIONS.md §7).
 //!
 //! One depth buffer serves all faces. Four steps, each parallel: project the vertices and snap them to 1/256 pixel; drop
-//! triangles that face away or miss every pixel centre, copy the rest and sort them into bands of rows ([`bins`]); draw
-//! each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in the cache, turn that into
-//! barycentrics and depth. Attributes are interpolated afterwards, once per pixel ([`interpolate`]). A mesh refined from a stored one
-//! is drawn as that one; which part of a triangle a pixel sees follows from the weights ([`split`]).
+//! triangles that face away or miss every pixel centre, prepare the rest, four at a time ([`facet`]), and sort them into
+//! bands of rows ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in
+//! the cache, turn that into barycentrics and depth, and into colours if asked to ([`resolve`]). Other attributes are
+//! interpolated afterwards, once per pixel ([`interpolate`]). A mesh refined from a stored one is drawn as that one; which
+//! part of a triangle a pixel sees follows from the weights ([`split`]).
 //!
 //! Edge functions are exact integers, so a pixel centre on a shared edge belongs to exactly one of its triangles. A
 //! band's triangles are drawn in the order (face, triangle) and replace only what is farther, so that the result does not
 //! depend on bands or threads.
 
 mod bins;
+mod facet;
 mod interpolate;
 mod kernel;
+mod resolve;
 mod split;
 
-use crate::check;
+use std::mem::MaybeUninit;
+
+use wide::f32x4;
+
 use crate::error::{Error, Result};
-use crate::parallel;
-use bins::Bins;
-use kernel::Corner;
+use crate::simd::point;
+use crate::{check, parallel, simd};
+use bins::{Bins, Sort};
+use facet::Corner;
+use resolve::{Draw, Rows};
 
 pub use interpolate::{RasterView, interpolate};
-pub use split::split;
 
 /// Triangles that reach nearer than this (mm) are dropped.
 pub const NEAR_MM: f32 = 1.0;
@@ -54,11 +61,59 @@ pub struct Raster {
     pub barycentric: Vec<[f32; 3]>,
 }
 
+/// Meshes with the same triangles.
+#[derive(Debug, Clone, Copy)]
+pub struct Meshes<'a> {
+    /// `(faces, N, 3)` mm, camera frame.
+    pub vertices_camera: &'a [[f32; 3]],
+    /// How many there are.
+    pub faces: usize,
+    /// `(T, 3)`, counter-clockwise seen from outside.
+    pub triangles: &'a [[i32; 3]],
+    /// Whether the result speaks of the mesh that is refined once from this one (CONVENTIONS.md §5).
+    pub split: bool,
+}
+
+/// A pinhole camera and its image.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// Focal length, pixels.
+    pub focal: f32,
+    /// Where the optical axis meets the image, pixels.
+    pub principal_point: [f32; 2],
+    /// Width and height, pixels.
+    pub size: [usize; 2],
+}
+
+/// What the vertices look like.
+#[derive(Debug, Clone, Copy)]
+pub struct Colors<'a> {
+    /// `(T', 3)` triangles that the result speaks of: those of the meshes, or the refined ones if they are split.
+    pub triangles: &'a [[i32; 3]],
+    /// `(faces, N', 3)` RGB, 0 to 1.
+    pub colors: &'a [[f32; 3]],
+}
+
+impl Colors<'_> {
+    /// The colour in a triangle, `first` = the face's first vertex, in 255ths, rounded to the nearest, ties to even.
+    #[inline(always)]
+    fn at(&self, first: usize, triangle: usize, weights: [f32; 3]) -> [u8; 3] {
+        let [a, b, c] = self.triangles[triangle];
+        let colors = &self.colors.as_flattened()[3 * first..];
+        let (a, b, c) = (point(colors, a as usize), point(colors, b as usize), point(colors, c as usize));
+        let [u, v, w] = weights;
+        let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
+        let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
+        // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
+        let [r, g, b, _] = (color * f32x4::splat(255.0) + f32x4::splat(12_582_912.0)).to_array();
+        [r.to_bits() as u8, g.to_bits() as u8, b.to_bits() as u8]
+    }
+}
+
 /// Draws `faces` meshes with the same triangles and one depth buffer. `vertices_camera` is `(faces, N, 3)` mm.
 ///
 /// # Errors
-/// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
-/// not positive, too many threads.
+/// As [`draw`].
 pub fn rasterize(
     vertices_camera: &[[f32; 3]],
     faces: usize,
@@ -68,6 +123,18 @@ pub fn rasterize(
     size: [usize; 2],
     threads: usize,
 ) -> Result<Raster> {
+    let meshes = Meshes { vertices_camera, faces, triangles, split: false };
+    Ok(draw(&meshes, &View { focal, principal_point, size }, None, threads)?.0)
+}
+
+/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing (empty without `colors`).
+///
+/// # Errors
+/// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
+/// not positive, too many threads.
+pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
+    let &Meshes { vertices_camera, faces, triangles, split } = meshes;
+    let &View { focal, principal_point, size } = view;
     let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
     check::finite("vertices_camera", vertices_camera.as_flattened())?;
     check::camera(focal, principal_point)?;
@@ -76,11 +143,20 @@ pub fn rasterize(
     if faces > 0 {
         check::indices("triangles", triangles.as_flattened(), n)?;
     }
+    if split {
+        split::check_count(triangles.len())?;
+    }
+    let colors = match colors {
+        None => None,
+        Some(colors) => Some((check_colors(meshes, &colors)?, colors)),
+    };
     let [width, height] = size;
-    let camera = kernel::Camera { focal, principal_point };
+    let camera = facet::Camera { focal, principal_point };
     let mut corners = vec![Corner::default(); vertices_camera.len()];
     let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
-    parallel::for_each(threads, parts, |(corners, vertices)| kernel::project(vertices, &camera, corners))?;
+    parallel::for_each(threads, parts, |(corners, vertices)| {
+        simd::run(facet::Project { vertices, camera: &camera, corners });
+    })?;
 
     let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
     let mut bins: Vec<Bins> = Vec::new();
@@ -88,35 +164,54 @@ pub fn rasterize(
     parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
         let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
         let last = (first + TRIANGLES_PER_PART).min(triangles.len());
-        *bins = Bins::new(&triangles[first..last], &corners[face * n..(face + 1) * n], [face, first], size);
+        let (triangles, corners) = (&triangles[first..last], &corners[face * n..(face + 1) * n]);
+        simd::run(Sort { bins, triangles, corners, first: [face, first], size });
     })?;
 
     let pixels = width * height;
-    let mut raster = Raster {
-        size,
-        triangle_id: vec![0; pixels],
-        face_id: vec![0; pixels],
-        depth: vec![0.0; pixels],
-        barycentric: vec![[0.0; 3]; pixels],
-    };
+    let (mut triangle_id, mut face_id) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
+    let (mut depth, mut barycentric) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
+    let colored = if colors.is_some() { pixels } else { 0 };
+    let mut color = Vec::with_capacity(colored);
     let band = BAND_ROWS * width;
-    let rows = (raster.triangle_id.chunks_mut(band).zip(raster.face_id.chunks_mut(band)))
-        .zip(raster.depth.chunks_mut(band).zip(raster.barycentric.chunks_mut(band)));
-    parallel::for_each(threads, rows.enumerate(), |(number, ((triangle_id, face_id), (depth, barycentric)))| {
-        let top = number * BAND_ROWS;
-        let mut band = kernel::Band { top, width, triangle_id, face_id, depth, barycentric };
-        for (part, bins) in bins.iter().enumerate() {
-            for (position, facet) in bins.band(number) {
-                kernel::draw(facet, (part * TRIANGLES_PER_PART + position) as i32 + 1, &mut band);
-            }
-        }
-        let facet = |number: i32| {
-            let number = number as usize - 1;
-            bins[number / TRIANGLES_PER_PART].facet(number % TRIANGLES_PER_PART)
-        };
-        kernel::resolve(facet, band);
-    })?;
-    Ok(raster)
+    let rows = (room(&mut triangle_id, pixels, band).zip(room(&mut face_id, pixels, band)))
+        .zip(room(&mut depth, pixels, band).zip(room(&mut barycentric, pixels, band)));
+    let rows = rows.zip(room(&mut color, colored, band).map(Some).chain(std::iter::repeat_with(|| None)));
+    parallel::for_each(
+        threads,
+        rows.enumerate(),
+        |(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
+            let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
+            simd::run(Draw { bins: &bins, number, top: number * BAND_ROWS, width, out, split, colors });
+        },
+    )?;
+    // SAFETY: the room of each vector is as long as what it is set to, and the kernel writes every pixel of every band.
+    unsafe {
+        triangle_id.set_len(pixels);
+        face_id.set_len(pixels);
+        depth.set_len(pixels);
+        barycentric.set_len(pixels);
+        color.set_len(colored);
+    }
+    Ok((Raster { size, triangle_id, face_id, depth, barycentric }, color))
+}
+
+/// What a vector has room for, `band` values at a time. Results are megabytes: to fill them with zeros first costs as much
+/// as drawing a small face.
+fn room<T>(values: &mut Vec<T>, count: usize, band: usize) -> std::slice::ChunksMut<'_, MaybeUninit<T>> {
+    values.spare_capacity_mut()[..count].chunks_mut(band)
+}
+
+/// Checks colours against the meshes that they belong to; returns their vertices per face.
+fn check_colors(meshes: &Meshes, colors: &Colors) -> Result<usize> {
+    let parts = if meshes.split { 4 } else { 1 };
+    check::length("color_triangles", colors.triangles.len(), parts * meshes.triangles.len(), "triangles")?;
+    let n = check::per_face("colors", colors.colors.len(), meshes.faces)?;
+    check::finite("colors", colors.colors.as_flattened())?;
+    if meshes.faces > 0 {
+        check::indices("color_triangles", colors.triangles.as_flattened(), n)?;
+    }
+    Ok(n)
 }
 
 fn check_size([width, height]: [usize; 2]) -> Result<()> {

@@ -3,49 +3,37 @@
 //! Midpoints are means of their edge's ends, so the four parts of a triangle lie in its plane and cover it: drawing the
 //! stored mesh, a quarter of the triangles, and asking afterwards which part each pixel sees gives the same picture.
 
-use super::Raster;
+use wide::{f32x4, i32x4};
+
 use crate::error::{Error, Result};
-use crate::parallel;
 
-/// Pixels that one thread takes at a time.
-const PIXELS_PER_PART: usize = 16384;
-
-/// Pixels that are passed over together where all are empty.
-const RUN: usize = 16;
-
-/// Numbers and weights of the stored triangles become those of their parts.
-///
-/// # Errors
-/// `triangles`, the number of stored triangles, is too large for four times as many; too many threads.
-pub fn split(raster: &mut Raster, triangles: usize, threads: usize) -> Result<()> {
+/// Fails where four times as many triangles could not be numbered.
+pub(super) fn check_count(triangles: usize) -> Result<()> {
     if i32::try_from(triangles.saturating_mul(4)).is_err() {
         return Err(Error::value("triangles", triangles, "fewer than 2^29 to be split"));
     }
-    let parts = raster.triangle_id.chunks_mut(PIXELS_PER_PART).zip(raster.barycentric.chunks_mut(PIXELS_PER_PART));
-    parallel::for_each(threads, parts, |(triangle_id, barycentric)| {
-        for (triangle_id, barycentric) in triangle_id.chunks_mut(RUN).zip(barycentric.chunks_mut(RUN)) {
-            if triangle_id.iter().fold(-1, |all, id| all & id) == -1 {
-                continue;
-            }
-            for (id, weights) in triangle_id.iter_mut().zip(barycentric).filter(|(id, _)| **id >= 0) {
-                (*id, *weights) = part(*id, *weights);
-            }
-        }
-    })
+    Ok(())
 }
 
-/// The part of a triangle (a, b, c) that holds the point with these weights, and the weights in it: (a, ab, ca), (b, bc, ab),
-/// (c, ca, bc) or (ab, bc, ca).
+/// The parts of triangles (a, b, c) that hold the points with these weights, and the weights in them: (a, ab, ca),
+/// (b, bc, ab), (c, ca, bc) or (ab, bc, ca).
 #[inline(always)]
-fn part(triangle: i32, [a, b, c]: [f32; 3]) -> (i32, [f32; 3]) {
-    let first = 4 * triangle;
-    if a >= 0.5 {
-        (first, [2.0 * a - 1.0, 2.0 * b, 2.0 * c])
-    } else if b >= 0.5 {
-        (first + 1, [2.0 * b - 1.0, 2.0 * c, 2.0 * a])
-    } else if c >= 0.5 {
-        (first + 2, [2.0 * c - 1.0, 2.0 * a, 2.0 * b])
-    } else {
-        (first + 3, [1.0 - 2.0 * c, 1.0 - 2.0 * a, 1.0 - 2.0 * b])
-    }
+pub(super) fn part(triangle: i32x4, [a, b, c]: [f32x4; 3]) -> (i32x4, [f32x4; 3]) {
+    let (half, one) = (f32x4::splat(0.5), f32x4::splat(1.0));
+    let (at_a, at_b, at_c) = (a.simd_ge(half), b.simd_ge(half), c.simd_ge(half));
+    let (a, b, c) = (a + a, b + b, c + c);
+    // The corner's weight first; in the middle, those of c, a, b, which are opposite to the midpoints.
+    let p = at_a.bitselect(a, at_b.bitselect(b, c));
+    let q = at_a.bitselect(b, at_b.bitselect(c, a));
+    let r = at_a.bitselect(c, at_b.bitselect(a, b));
+    let corner = at_a | at_b | at_c;
+    let weights = [corner.bitselect(p - one, one - p), corner.bitselect(q, one - q), corner.bitselect(r, one - r)];
+    let number = bits(at_c).bitselect(i32x4::splat(2), i32x4::splat(3));
+    let number = bits(at_a).bitselect(i32x4::splat(0), bits(at_b).bitselect(i32x4::splat(1), number));
+    ((triangle << 2) | number, weights)
+}
+
+#[inline(always)]
+fn bits(mask: f32x4) -> i32x4 {
+    bytemuck::cast(mask)
 }

@@ -1,0 +1,188 @@
+//! Kernels compiled for several instruction sets, of which the processor's widest is taken at run time.
+//!
+//! Nothing is contracted or reordered, so the results do not depend on the instruction set.
+
+use wide::{f32x4, i32x4};
+
+/// A hot loop. Its `run` must be `#[inline(always)]`, and what it calls inlined, to be compiled for the caller's
+/// instruction set.
+pub(crate) trait Kernel {
+    /// Does the work, with the registers of `L`.
+    fn run<L: Lanes>(self);
+}
+
+/// Neighbouring pixels of a row in one register.
+pub(crate) trait Lanes {
+    /// How many.
+    const COUNT: usize;
+    /// A whole number for each.
+    type Ints: Copy;
+    /// A float32 for each.
+    type Floats: Copy;
+
+    /// `start`, `start + step`, `start + 2 step`, …
+    fn ints(start: i32, step: i32) -> Self::Ints;
+    /// `start`, `start + step`, `start + 2 step`, …, each product rounded before the sum.
+    fn floats(start: f32, step: f32) -> Self::Floats;
+    /// Sums.
+    fn add_ints(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// Sums.
+    fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Where no edge function is negative and `value` is greater than the one that is there: replaces that and its number,
+    /// in the first [`Self::COUNT`] elements of two slices that have as many.
+    fn replace(
+        edges: [Self::Ints; 3],
+        value: Self::Floats,
+        number: Self::Ints,
+        values: &mut [f32],
+        numbers: &mut [i32],
+    );
+}
+
+/// Point `index` of points with three coordinates each, and a lane to spare that may hold anything.
+#[inline(always)]
+pub(crate) fn point(values: &[f32], index: usize) -> f32x4 {
+    match values[3 * index..].first_chunk::<4>() {
+        Some(&four) => f32x4::new(four),
+        None => f32x4::new([values[3 * index], values[3 * index + 1], values[3 * index + 2], 0.0]),
+    }
+}
+
+/// Runs a kernel with the widest instruction set that this processor has. The tests are cached by the standard library.
+#[inline]
+pub(crate) fn run(kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512dq")
+        {
+            // SAFETY: the processor has the features, by the tests above.
+            return unsafe { x86::avx512(kernel) };
+        }
+        if std::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, by the test above.
+            return unsafe { x86::avx2(kernel) };
+        }
+    }
+    kernel.run::<Portable>();
+}
+
+/// Four lanes: registers of every target.
+struct Portable;
+
+impl Lanes for Portable {
+    const COUNT: usize = 4;
+    type Ints = i32x4;
+    type Floats = f32x4;
+
+    #[inline(always)]
+    fn ints(start: i32, step: i32) -> i32x4 {
+        i32x4::new([start, start + step, start + 2 * step, start + 3 * step])
+    }
+
+    #[inline(always)]
+    fn floats(start: f32, step: f32) -> f32x4 {
+        f32x4::splat(start) + f32x4::splat(step) * f32x4::new([0.0, 1.0, 2.0, 3.0])
+    }
+
+    #[inline(always)]
+    fn add_ints(a: i32x4, b: i32x4) -> i32x4 {
+        a + b
+    }
+
+    #[inline(always)]
+    fn add_floats(a: f32x4, b: f32x4) -> f32x4 {
+        a + b
+    }
+
+    #[inline(always)]
+    fn replace(edges: [i32x4; 3], value: f32x4, number: i32x4, values: &mut [f32], numbers: &mut [i32]) {
+        let (Some(values), Some(numbers)) = (values.first_chunk_mut::<4>(), numbers.first_chunk_mut::<4>()) else {
+            return;
+        };
+        let old = f32x4::new(*values);
+        let outside: f32x4 = bytemuck::cast((edges[0] | edges[1] | edges[2]).is_negative());
+        let keep = outside | old.simd_ge(value);
+        *values = keep.bitselect(old, value).to_array();
+        *numbers = bytemuck::cast::<_, i32x4>(keep).bitselect(i32x4::new(*numbers), number).to_array();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, Lanes};
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2")]
+    pub(super) fn avx512(kernel: impl Kernel) {
+        kernel.run::<Avx2>();
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn avx2(kernel: impl Kernel) {
+        kernel.run::<Avx2>();
+    }
+
+    /// Eight lanes. Private to this module, whose two kernels alone run with it, where the processor has AVX2.
+    struct Avx2;
+
+    impl Lanes for Avx2 {
+        const COUNT: usize = 8;
+        type Ints = __m256i;
+        type Floats = __m256;
+
+        #[inline(always)]
+        fn ints(start: i32, step: i32) -> __m256i {
+            // SAFETY: the processor has AVX2.
+            unsafe {
+                let steps = _mm256_mullo_epi32(_mm256_set1_epi32(step), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+                _mm256_add_epi32(_mm256_set1_epi32(start), steps)
+            }
+        }
+
+        #[inline(always)]
+        fn floats(start: f32, step: f32) -> __m256 {
+            // SAFETY: the processor has AVX2.
+            unsafe {
+                let steps = _mm256_mul_ps(_mm256_set1_ps(step), _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0));
+                _mm256_add_ps(_mm256_set1_ps(start), steps)
+            }
+        }
+
+        #[inline(always)]
+        fn add_ints(a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the processor has AVX2.
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+
+        #[inline(always)]
+        fn add_floats(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the processor has AVX2.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn replace(edges: [__m256i; 3], value: __m256, number: __m256i, values: &mut [f32], numbers: &mut [i32]) {
+            let (Some(values), Some(numbers)) = (values.first_chunk_mut::<8>(), numbers.first_chunk_mut::<8>()) else {
+                return;
+            };
+            // SAFETY: the processor has AVX2; the arrays have the 32 bytes each that are read and written, in any alignment.
+            unsafe {
+                let old = _mm256_loadu_ps(values.as_ptr());
+                let outside = _mm256_or_si256(_mm256_or_si256(edges[0], edges[1]), edges[2]);
+                let farther = _mm256_cmp_ps::<_CMP_LE_OQ>(value, old);
+                // Of a mask, blends read the sign.
+                let keep = _mm256_or_ps(_mm256_castsi256_ps(outside), farther);
+                _mm256_storeu_ps(values.as_mut_ptr(), _mm256_blendv_ps(value, old, keep));
+                let seen = _mm256_loadu_ps(numbers.as_ptr().cast());
+                _mm256_storeu_ps(
+                    numbers.as_mut_ptr().cast(),
+                    _mm256_blendv_ps(_mm256_castsi256_ps(number), seen, keep),
+                );
+            }
+        }
+    }
+}
