@@ -70,7 +70,7 @@ def test_small_photos_are_looked_at_once(encoder, face_model, photo, result):
 def choose(fine, coarse):
     """Faces as (side, x, y, score)."""
     faces = np.array([*fine, *coarse], np.float32).reshape(-1, 4)
-    return merged(faces[:, 0], faces[:, 1:3], faces[:, 3], len(fine)).tolist()
+    return merged(faces[:, 0], faces[:, 1:3], faces[:, 3], len(fine), 3.0).tolist()
 
 
 def test_merging():

@@ -253,9 +253,7 @@ def test_wheel_and_window_keep_the_match(opened, result, photo):
     )
     at_photo, zoom, shift, pixels = run(page, at)
     assert at_photo and zoom == pytest.approx(ZOOM * np.exp(0.6), rel=1e-6)
-    assert (np.array([200, 300]) - shift) / zoom == pytest.approx(
-        [200 / ZOOM, 300 / ZOOM]
-    )
+    assert (np.array([200, 300]) - shift) / zoom == pytest.approx([200 / ZOOM, 300 / ZOOM])
     for face, points in zip(result, pixels, strict=True):
         assert np.abs(np.array(points)[:, :2] - face.vertices_px[[0, 50, 168]]).max() < 0.02
     page.click("[data-view=photo]")

@@ -25,7 +25,7 @@ DEFAULT_MAX_SIDE = 1024
 """Longer side of the photo at network scale. Of 182 faces of at least 32 px on 22 group photos (YuNet's, at full and
 double size), the first released weights find 86.8 % at 640 px, 90.1 % at 800, 97.3 % at 1024 and 96.2 % at 1280; the
 network's time grows with the area."""
-COARSE_FROM, COARSE_SIDE = 640, 320
+COARSE_FROM, COARSE_SIDE = 512, 320
 """Photos longer than the first at network scale are looked at once more, reduced to about the second."""
 
 
@@ -48,7 +48,7 @@ class Reconstructor:
     score_threshold : float, optional
         Least score of a face, between 0 and 1; None takes the encoder's own.
     large_faces : bool
-        The network knows faces of some 20 to 300 px. Where a photo is longer than 640 px at network scale, look at it
+        The network knows faces of some 20 to 300 px. Where a photo is longer than 512 px at network scale, look at it
         once more at about 320 px (a tenth of the work), for the faces that are too large.
     allow_fallback : bool
         Accept another provider than the first, with a warning, where it cannot be had.

@@ -22,8 +22,9 @@ AMBIENT = 0.8
 """Ambient light that illumination rows are offsets from (CONVENTIONS.md §4)."""
 FACE_MM = 160.0
 """Width of a face of the face model, about."""
-LARGE_PX = (180.0, 256.0)
-"""Faces of this size at network scale may come from the reduced photo; beyond the second, they do."""
+LARGE_PX = (104.0, 148.0)
+"""Times √k, k the reduction: faces of this size at network scale may come from the reduced photo, as they are then as far
+above the sizes that the network knows best as they are below them in the reduced photo; beyond the second, they do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,8 @@ def decode(
     if len(levels) > 1:
         scale = levels[0].scale
         sides = [FACE_MM * own.focal * scale / t[:, 2] for own, t in zip(cameras, placed, strict=True)]
-        chosen = merged(np.concatenate(sides), centers * scale, scores, n_fine)
+        reduction = scale / levels[1].scale
+        chosen = merged(np.concatenate(sides), centers * scale, scores, n_fine, reduction)
     target = camera or cameras[int(level_of[chosen].max(initial=0))]
     translations, level_of = np.concatenate(placed)[chosen], level_of[chosen]
     rows, scores, centers = rows[chosen], scores[chosen], centers[chosen]
@@ -162,7 +164,7 @@ def averaged_rows(rows: F32, shifts: F32, owner: NDArray[np.intp], offsets: slic
     return np.add.reduceat(rows, first, axis=0) / counts[:, None].astype(np.float32)
 
 
-def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int) -> NDArray[np.intp]:
+def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int, reduction: float) -> NDArray[np.intp]:
     """Choose among faces seen at two scales; return their numbers, best score first.
 
     The network knows faces up to some 300 px. Larger ones are taken from the reduced photo, small ones from the photo,
@@ -177,16 +179,19 @@ def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int) -> NDArray[
     scores : (F,)
     n_fine : int
         The first `n_fine` were found on the photo, the others on the reduced one.
+    reduction : float
+        k, pixels of the photo per pixel of the reduced one.
     """
+    may, must = (float(side * np.sqrt(reduction)) for side in LARGE_PX)
     keep = np.ones(len(scores), bool)
-    keep[n_fine:] = sides[n_fine:] >= LARGE_PX[0]
+    keep[n_fine:] = sides[n_fine:] >= may
     for coarse in range(n_fine, len(scores)):
         if keep[coarse]:
             same = np.flatnonzero(
                 keep[:n_fine] & (np.abs(centers[:n_fine] - centers[coarse]).max(axis=1) < 0.4 * sides[coarse])
             )
             alike = same[sides[same] > 0.6 * sides[coarse]]
-            if sides[coarse] >= LARGE_PX[1] or (scores[alike] < scores[coarse]).all():
+            if sides[coarse] >= must or (scores[alike] < scores[coarse]).all():
                 keep[same] = False
             else:
                 keep[coarse] = False
