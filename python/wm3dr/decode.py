@@ -23,8 +23,8 @@ AMBIENT = 0.8
 FACE_MM = 160.0
 """Width of a face of the face model, about."""
 LARGE_PX = (104.0, 148.0)
-"""Times √k, k the reduction: faces of this size at network scale may come from the reduced photo, being then as far above
-the sizes that the network knows best as they are below them in the reduced photo; beyond the second, they do."""
+"""Times √k, k the reduction: faces of this size at network scale may come from the reduced photo, where they are as far
+below the sizes that the network knows best as they are above them in the photo; beyond the second, they do."""
 
 
 @dataclass(frozen=True, eq=False)
