@@ -51,6 +51,10 @@ pub(crate) fn point(values: &[f32], index: usize) -> f32x4 {
 /// Runs a kernel with the widest instruction set that this processor has. The tests are cached by the standard library.
 #[inline]
 pub(crate) fn run(kernel: impl Kernel) {
+    #[cfg(test)]
+    if tests::PORTABLE.get() {
+        return kernel.run::<Portable>();
+    }
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f")
@@ -183,6 +187,47 @@ mod x86 {
                     _mm256_blendv_ps(_mm256_castsi256_ps(number), seen, keep),
                 );
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use crate::raster::{Colors, Meshes, View, draw};
+
+    thread_local! {
+        /// Whether this thread takes the registers of every target.
+        pub(super) static PORTABLE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bytes() {
+        let sides = 12;
+        // Triangles from a fraction of a pixel to some hundred pixels.
+        for step in [0.4f32, 3.0, 11.0, 90.0] {
+            let vertices: Vec<_> = (0..sides * sides)
+                .map(|i| {
+                    let (x, y) = ((i % sides) as f32, (i / sides) as f32);
+                    [(x - 5.3 + 0.3 * y.sin()) * step, (y - 5.7 + 0.2 * x.cos()) * step, 400.0 + (x * y).sin()]
+                })
+                .collect();
+            let quads = (0..sides * sides).filter(|i| i % sides < sides - 1 && i / sides < sides - 1);
+            let triangles: Vec<_> =
+                quads.flat_map(|i| [[i, i + sides, i + sides + 1], [i, i + sides + 1, i + 1]]).collect();
+            let colors: Vec<_> = vertices.iter().map(|v| v.map(|x| 0.5 + 0.4 * (0.1 * x).sin())).collect();
+            let view = View { focal: 400.0, principal_point: [30.5, 20.0], size: [61, 43] };
+            let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split: false };
+            let drawn = |portable| {
+                PORTABLE.set(portable);
+                let out = draw(&meshes, &view, Some(Colors { triangles: &triangles, colors: &colors }), 1).unwrap();
+                PORTABLE.set(false);
+                out
+            };
+            let (raster, color) = drawn(true);
+            assert!(raster.triangle_id.iter().any(|&id| id >= 0));
+            assert!(drawn(false) == (raster, color), "{step}");
         }
     }
 }

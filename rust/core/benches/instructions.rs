@@ -1,0 +1,41 @@
+//! One call of a stage for an instruction counter, which is as exact on a busy machine as on an idle one:
+//! `python benches/instructions.py` runs it under callgrind. Counted is what happens within [`measured`].
+
+use std::hint::black_box;
+
+use wm3dr_core::illumination;
+use wm3dr_core::raster::{Colors, Meshes, View, draw};
+
+mod model;
+
+use model::{EXPRESSION, IDENTITY, SIZE, face_model, vertices};
+
+/// The function that the counter is switched on in.
+#[inline(never)]
+fn measured(work: &mut dyn FnMut()) {
+    work();
+}
+
+fn main() {
+    // `cargo bench` passes its own options to every benchmark.
+    let Some(stage) = std::env::args().nth(1).filter(|stage| !stage.starts_with("--")) else { return };
+    let model = face_model();
+    let (identity, expression) = ([0.1; IDENTITY], [0.1; EXPRESSION]);
+    let points = vertices(&model, 1, 450.0);
+    let normals = model.normals(&points, 1, 1).expect("finite");
+    let light = [[0.1; illumination::ILLUMINATION]];
+    let colors = vec![[0.5; 3]; points.len()];
+    let meshes = Meshes { vertices_camera: &points, faces: 1, triangles: model.triangles(), split: false };
+    let view = View { focal: 1015.0, principal_point: [256.0; 2], size: SIZE };
+    match stage.as_str() {
+        "shapes" => measured(&mut || drop(black_box(model.shapes(1, &identity, &expression, 1)))),
+        "normals" => measured(&mut || drop(black_box(model.normals(&points, 1, 1)))),
+        "colors" => measured(&mut || drop(black_box(illumination::colors(&points, &normals, &light, 1)))),
+        "rasterize" => measured(&mut || drop(black_box(draw(&meshes, &view, None, 1)))),
+        "render" => {
+            let colors = Colors { triangles: model.triangles(), colors: &colors };
+            measured(&mut || drop(black_box(draw(&meshes, &view, Some(colors), 1))));
+        }
+        other => panic!("no stage {other}"),
+    }
+}

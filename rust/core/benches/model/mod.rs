@@ -1,0 +1,54 @@
+//! A synthetic model of real size, for the benchmarks.
+
+use half::f16;
+use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS};
+
+const COLUMNS: usize = 95;
+pub const IDENTITY: usize = 80;
+pub const EXPRESSION: usize = 53;
+pub const SIZE: [usize; 2] = [512, 512];
+
+/// A bulging sheet of 95 × 95 stored vertices: 35,721 vertices and 70,688 triangles when refined, 200 mm high.
+pub fn face_model() -> FaceModel {
+    let n = COLUMNS * COLUMNS;
+    let at = |i: usize| (i as f32 / (COLUMNS - 1) as f32 - 0.5) * 200.0;
+    let shape: Vec<_> = (0..n)
+        .map(|i| {
+            let (x, y) = (0.8 * at(i % COLUMNS), -at(i / COLUMNS));
+            [x, y, 60.0 - 0.006 * (x * x + y * y)]
+        })
+        .collect();
+    let triangles: Vec<_> = (0..n)
+        .filter(|i| i % COLUMNS < COLUMNS - 1 && i / COLUMNS < COLUMNS - 1)
+        .flat_map(|i| {
+            let (a, b, c, d) = (i as i32, i as i32 + 1, (i + COLUMNS) as i32, (i + COLUMNS) as i32 + 1);
+            [[a, c, d], [a, d, b]]
+        })
+        .collect();
+    let basis = |k: usize| (0..n * 3 * k).map(|i| f16::from_f32(((i * 7919) % 997) as f32 / 997.0 - 0.5)).collect();
+    let (identity, expression): (Vec<f16>, Vec<f16>) = (basis(IDENTITY), basis(EXPRESSION));
+    FaceModel::new(&FaceModelParts {
+        mean_shape: &shape,
+        identity_basis: &identity,
+        n_identity: IDENTITY,
+        expression_basis: &expression,
+        n_expression: EXPRESSION,
+        mean_albedo: &vec![[0.5; 3]; n],
+        albedo_basis: &identity,
+        n_albedo: IDENTITY,
+        triangles: &triangles,
+        landmark_vertices: &[0; LANDMARKS],
+        uv: &vec![[[0.0; 2]; 3]; triangles.len()],
+        regions: &vec![0; n],
+        mirror: &vec![0; n],
+        subdivisions: 1,
+    })
+    .expect("the synthetic model is consistent")
+}
+
+/// Frontal faces in a row, each `height` pixels high.
+pub fn vertices(model: &FaceModel, faces: usize, height: f32) -> Vec<[f32; 3]> {
+    let depth = 1015.0 * 200.0 / height;
+    let shift = |f: usize| (f as f32 - (faces - 1) as f32 / 2.0) * 30.0;
+    (0..faces).flat_map(|f| model.mean_shape().iter().map(move |v| [v[0] + shift(f), -v[1], depth - v[2]])).collect()
+}
