@@ -161,8 +161,8 @@ def averaged_rows(rows: F32, shifts: F32, owner: NDArray[np.intp], offsets: slic
     rows[:, offsets.start : offsets.start + 2] += shifts
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     counts = np.diff(first, append=len(rows))
-    means: F32 = np.add.reduceat(rows, first, axis=0) / counts[:, None].astype(np.float32)
-    return means
+    means = np.add.reduceat(rows, first, axis=0) / counts[:, None].astype(np.float32)
+    return means.astype(np.float32, copy=False)
 
 
 def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int, reduction: float) -> NDArray[np.intp]:

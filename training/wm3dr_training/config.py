@@ -46,8 +46,8 @@ FAST = LossWeights(
     fit_identity=1.5,
     fit_expression=1.5,
     fit_rotation=0.7,
-    fit_albedo=0.25,
-    sparse_color=0.35,
+    fit_albedo=0.6,
+    sparse_color=0.8,
 )
 PROFILES = {"paper": PAPER, "fast": FAST}
 
@@ -94,6 +94,7 @@ class TrainConfig:
     correspondence: str = ""  # places of MediaPipe's points on the face model; "": those on the default one
     frozen: tuple[str, ...] = ()  # prefixes of encoder parameters that are not trained
     losses: LossWeights = field(default_factory=LossWeights)
+    revive: bool = False  # give dead hidden units of the head a new start when beginning from a checkpoint
     amp: bool = False  # bfloat16 autocast
     compile: bool = False  # torch.compile of backbone and neck
     seed: int = 0
@@ -165,6 +166,7 @@ def fast_stage(stage: int, **values: Any) -> TrainConfig:
         own = {"minutes": 40.0}
         common["losses"] = replace(FAST, center=0.0, photometric=0.0, perceptual=0.0, texture=0.0, illumination=0.0)
     else:
-        own = {"minutes": 60.0, "size": 320, "batch": 8, "learning_rate": 8e-4, "close_share": 0.15}
-        own |= {"render_share": 0.5, "render_limit": 12}
+        own = {"minutes": 60.0, "size": 320, "batch": 8, "learning_rate": 8e-4, "render_share": 0.5, "render_limit": 12}
+        own |= {"largest_count": 12, "grid_share": 0.6, "close_share": 0.12, "close_size": 416, "close_batch": 4}
+        own |= {"strength": 0.45, "revive": values.get("backbone", "efficientnet_lite0") != "resnet50"}
     return TrainConfig(**({"stage": stage} | common | own | values))

@@ -16,9 +16,11 @@ from wm3dr_training import parallel
 from wm3dr_training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from wm3dr_training.config import TrainConfig
 from wm3dr_training.data_setup import Data, load_data
+from wm3dr_training.decoder import cells_around
 from wm3dr_training.encoder import Encoder, load_imagenet
 from wm3dr_training.layers import FaceModel
 from wm3dr_training.objective import Objective
+from wm3dr_training.revive import revive_hidden
 from wm3dr_training.validation import validate
 
 
@@ -62,6 +64,8 @@ class Trainer:
         state = load_checkpoint(last, config, self.face_model) if last.exists() else None
         if state is None and start_from is not None:
             self.encoder.load_state_dict(load_checkpoint(start_from, None, self.face_model)["average"])
+            if config.revive:
+                self._revive()
         elif state is None:
             load_imagenet(self.encoder, config.backbone, config.imagenet)
         parallel.same_start(self.encoder)
@@ -86,6 +90,22 @@ class Trainer:
         if state is not None:
             self._restore(state)
         self._forward = torch.compile(self.encoder.features) if config.compile else self.encoder.features
+
+    def _revive(self) -> None:
+        """Give hidden units of the head that no longer fire new directions, by the features of some hundred faces."""
+        self.encoder.eval()
+        rows: list[torch.Tensor] = []
+        with torch.no_grad():
+            for _ in range(100):
+                batch = self.data.composer.batch(self.data.draw)
+                features = self.encoder.features(batch.images)
+                shape = (features.shape[2], features.shape[3])
+                cells, face = cells_around(batch.centers, shape, 0, self.generator)
+                rows.append(features[batch.image_index[face], :, cells[:, 0], cells[:, 1]])
+                if sum(len(part) for part in rows) >= 600:
+                    break
+        count = revive_hidden(self.encoder.coefficients, torch.cat(rows), self.generator)
+        print(f"{count} hidden units of the head that hardly fired were revived", flush=True)
 
     def _restore(self, state: dict) -> None:
         self.encoder.load_state_dict(state["encoder"])
