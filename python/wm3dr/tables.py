@@ -138,7 +138,7 @@ def photo_rows(
 
 
 def faces_from_photos(photos: "pa.Table") -> "pa.Table":
-    """Turn rows of photos (`photo_rows`, or what `wm3dr.ray` wrote) into rows of faces, as `to_table` has them.
+    """Turn rows of photos (`photo_rows`) into rows of faces, as `to_table` has them.
 
     Raises
     ------
