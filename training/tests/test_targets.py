@@ -165,6 +165,73 @@ def test_identity_term_by_hand(small_model):
     torch.testing.assert_close(terms["identity"], expected)
 
 
+def test_expression_rotation_and_albedo_terms_by_hand(small_model):
+    batch = a_batch(torch.zeros(1), torch.zeros(1, dtype=torch.bool))
+    fits = some_fits(small_model, 1)
+    fits.rotation = layers.rotations_from_vectors(torch.zeros(1, 3))
+    rows = small_model.landmark_rows()
+    targets = FitTargets(small_model, fits, rows)
+    groups = {name: getattr(fits, name).clone() for name in ("identity", "expression", "albedo")}
+    groups["expression"][0, 1] += 0.5
+    groups["albedo"][0, 2] -= 1.5
+    groups["rotation"] = torch.tensor([[0.0, 0.0, 0.2]])
+    terms = targets(faces_of(small_model, groups, batch), batch, torch.arange(1))
+    moved = 0.5 * rows.basis.view(-1, 3, rows.basis.shape[1])[:, :, small_model.layout.identity + 1]
+    expected = 100 * ((moved / 150.0).square().sum(-1) + 4e-6).sqrt().mean()
+    torch.testing.assert_close(terms["expression"], expected)
+    # a turn by 0.2 about z moves a point at distance r from the axis by 2 r sin 0.1
+    centred = rows.mean - rows.mean.mean(0)
+    moved = 2 * np.sin(0.1) * centred[:, :2].norm(dim=1)
+    expected = 100 * ((moved / 150.0).square() + 4e-6).sqrt().mean()
+    torch.testing.assert_close(terms["rotation"], expected, rtol=1e-4, atol=1e-4)
+    difference = 1.5 * targets.albedo_rows[:, 2].view(-1, 3)
+    expected = 100 * (difference.square().sum(-1) + 1e-5).sqrt().mean()
+    torch.testing.assert_close(terms["albedo"], expected)
+
+
+@pytest.mark.parametrize("name", ["identity", "expression", "rotation", "albedo"])
+def test_gradients_of_the_fit_terms(small_model, name):
+    batch = a_batch(torch.tensor([0.2, -0.4]), torch.tensor([True, False]))
+    targets = FitTargets(small_model, some_fits(small_model, 2), small_model.landmark_rows()).double()
+    targets.fits = Fits(**{key: value.double() for key, value in targets.fits.__dict__.items()})
+    batch.affine, batch.sizes = batch.affine.double(), batch.sizes.double()
+    layout = small_model.layout
+    sizes = {"identity": layout.identity, "expression": layout.expression, "albedo": layout.albedo, "rotation": 3}
+    generator = torch.Generator().manual_seed(4)
+    groups = {key: 0.3 * torch.randn(2, width, generator=generator).double() for key, width in sizes.items()}
+
+    def term(values: torch.Tensor) -> torch.Tensor:
+        faces = faces_of(small_model, groups | {name: values}, batch)
+        return targets(faces, batch, torch.arange(2))[name]
+
+    assert torch.autograd.gradcheck(term, (groups[name].requires_grad_(),), eps=1e-6, atol=1e-5)
+
+
+def test_sparse_colors_by_hand_and_by_differences(small_model):
+    """Flat albedo and ambient light alone: every compared point has one colour."""
+    model = small_model
+    model.mean_albedo[:] = 0.5
+    batch = a_batch(torch.zeros(1), torch.zeros(1, dtype=torch.bool), size=256, face=130.0)
+    batch.images[:] = 255.0 * 0.3
+    layout = model.layout
+    illumination = torch.zeros(1, 27, requires_grad=True)
+    groups = {
+        "identity": torch.zeros(1, layout.identity),
+        "expression": torch.zeros(1, layout.expression),
+        "albedo": torch.zeros(1, layout.albedo),
+        "rotation": torch.zeros(1, 3),
+        "illumination": illumination,
+    }
+    term = SparseColors(model, torch.full((1, 96, 96), 255, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    faces = faces_of(model, groups, batch, FOCAL * 200.0 / 130.0)
+    value = term(faces, batch, torch.arange(1))
+    ambient = np.pi / np.sqrt(4 * np.pi)
+    assert value.item() == pytest.approx(100 * (0.5 * 0.8 * ambient - 0.3), abs=1e-3)
+    value.backward()
+    # d/dγ of the red channel's ambient term: a third of 100 · albedo · H₀
+    assert illumination.grad[0, 0].item() == pytest.approx(100 * 0.5 * ambient / 3, rel=1e-4)
+
+
 def test_colors_are_compared_where_the_points_are(face_model):
     batch = a_batch(torch.zeros(1), torch.zeros(1, dtype=torch.bool), size=256, face=130.0)
     skin = torch.full((1, 96, 96), 255, dtype=torch.uint8)
