@@ -78,7 +78,7 @@ def test_an_opened_mouth_is_dark_and_the_rest_of_the_photo_stays(london):
     picture = np.asarray(london.composite(LONDON, opened), np.int64)
     x, y = opened.landmarks[60:68].mean(axis=0).astype(int)
     assert picture[y, x].max() < 60 < photo[y, x].max()
-    beyond = int(face.box[2] + 0.3 * (face.box[2] - face.box[0]))  # her ear, hair and a margin; the next face is farther
+    beyond = int(face.box[2] + 0.3 * (face.box[2] - face.box[0]))  # her ear, hair and a margin
     assert (picture[:, beyond:] == photo[:, beyond:]).all()
     eyes = face.landmarks[36:48].astype(int)
     change = np.abs(picture - photo)[eyes[:, 1].min() : eyes[:, 1].max(), eyes[:, 0].min() : eyes[:, 0].max()]
