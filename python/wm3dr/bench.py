@@ -91,9 +91,17 @@ class PlantedEncoder(Encoder):
         return heatmap, maps
 
     def rows(self, maps: NDArray[Any], cells: NDArray[np.int32]) -> F32:
-        """Compute the network's rows at the cells, then return those of the planted faces."""
-        super().rows(maps, cells)
-        return self._rows[: len(cells)]
+        """Compute the network's rows at the cells, then return those of the planted faces nearest to them."""
+        own = super().rows(maps, cells)
+        if not len(cells):
+            return own
+        apart = cells[:, None] - self._cells  # (M, F, 2) rows and columns
+        nearest = np.abs(apart).max(axis=2).argmin(axis=1)
+        rows = self._rows[nearest]
+        offsets = self.contract.slices()["translation"].start
+        shifts = apart[np.arange(len(cells)), nearest, ::-1] * self.contract.stride
+        rows[:, offsets : offsets + 2] -= shifts.astype(np.float32)
+        return rows
 
 
 def planted_rows(encoder: Encoder, face_model: FaceModel, faces: int, height_px: float) -> F32:
