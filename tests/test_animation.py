@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from wm3dr.animation_glb import quaternions
 from wm3dr.coarse import coarse_model, expression_offsets
 from wm3dr.face_model import FaceModelMetadata
 from wm3dr.viewer import three_script
+
+ROOT = Path(__file__).parents[1]
 
 TIMES = (0.0, 0.04, 0.1, 0.14)
 TOLERANCE_MM = 0.01
@@ -343,7 +346,7 @@ def test_bad_frames(frames, clip, tmp_path, reconstructor):
 
 
 def test_command(tmp_path):
-    with Image.open(cli.__file__.rsplit("/python/", 1)[0] + "/docs/photos/solvay_1927.jpg") as image:
+    with Image.open(ROOT / "docs/photos/solvay_1927.jpg") as image:
         (tmp_path / "frames").mkdir()
         for number, left in enumerate((400, 404, 409)):
             image.crop((left, 380, left + 500, 780)).save(tmp_path / "frames" / f"{number:04}.png")
@@ -379,7 +382,7 @@ def test_command_with_a_video(tmp_path):
 
     from wm3dr.video import VideoWriter
 
-    with Image.open(cli.__file__.rsplit("/python/", 1)[0] + "/docs/photos/solvay_1927.jpg") as image:
+    with Image.open(ROOT / "docs/photos/solvay_1927.jpg") as image:
         frames = [np.asarray(image.convert("RGB").crop((x, 380, x + 480, 780))) for x in (400, 403, 405)]
     with (
         (tmp_path / "a.mp4").open("wb") as file,

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from wm3dr.coarse import coarse_model, expression_offsets, neutral_shapes
 from wm3dr.dense import OPENGL_FROM_CAMERA, interpolate, rasterize
 from wm3dr.draw import LANDMARK_COLOR, region_palette
 from wm3dr.viewer import SHAPE_STEP_MM, html_from_result, notebook_png, save_html, three_script
+
+ROOT = Path(__file__).parents[1]
 
 PANEL = 290
 ZOOM = 3
@@ -143,7 +146,7 @@ def test_notebooks(result):
 
 def test_command(tmp_path, monkeypatch):
     photo = "docs/photos/solvay_1927.jpg"
-    with Image.open(cli.__file__.rsplit("/python/", 1)[0] + "/" + photo) as image:
+    with Image.open(ROOT / photo) as image:
         image.crop((400, 380, 1280, 926)).save(tmp_path / "some.jpg")
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
