@@ -3,8 +3,8 @@
 
 use std::hint::black_box;
 
-use wm3dr_core::illumination;
 use wm3dr_core::raster::{Colors, Meshes, View, draw};
+use wm3dr_core::{camera, illumination};
 
 mod model;
 
@@ -29,6 +29,11 @@ fn main() {
     let view = View { focal: 1015.0, principal_point: [256.0; 2], size: SIZE };
     match stage.as_str() {
         "shapes" => measured(&mut || drop(black_box(model.shapes(1, &identity, &expression, 1)))),
+        "boxes" => {
+            let turned = [[1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0]];
+            let (shape, motion) = ((&identity[..], &expression[..]), (&turned[..], &[[30.0, 20.0, 900.0]][..]));
+            measured(&mut || drop(black_box(camera::boxes(&model, shape, motion, 1015.0, [256.0; 2], 1))));
+        }
         "normals" => measured(&mut || drop(black_box(model.normals(&points, 1, 1)))),
         "colors" => measured(&mut || drop(black_box(illumination::colors(&points, &normals, &light, 1)))),
         "rasterize" => measured(&mut || drop(black_box(draw(&meshes, &view, None, 1)))),

@@ -4,6 +4,7 @@ use crate::check;
 use crate::error::{Error, Result};
 use crate::face_model::FaceModel;
 use crate::parallel;
+use crate::patches::Placed;
 
 /// Vertices that one thread takes at a time.
 const POINTS_PER_PART: usize = 16384;
@@ -52,52 +53,25 @@ pub fn project(points_camera: &[[f32; 3]], focal: f32, principal_point: [f32; 2]
 
 /// The boxes `(x0, y0, x1, y1)` of the projected meshes, exact and not clipped to the image.
 ///
-/// A refined vertex lies between two stored ones, before and after projection, so the stored ones bound it.
+/// A refined vertex lies between two stored ones, before and after projection, so the stored ones bound it; of those, only
+/// the ones are decoded that the bounds of the module `patches` cannot exclude.
 ///
 /// # Errors
 /// As [`FaceModel::shapes`], [`transform`] and [`project`].
 pub fn boxes(
     model: &FaceModel,
-    (identity, expression): (&[f32], &[f32]),
+    shape: (&[f32], &[f32]),
     (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
     focal: f32,
     principal_point: [f32; 2],
     threads: usize,
 ) -> Result<Vec<[f32; 4]>> {
-    let faces = rotations.len();
-    let shapes = model.coarse_shapes(faces, identity, expression, threads)?;
-    check_rigid("translations", shapes.len(), rotations, translations)?;
     check::camera(focal, principal_point)?;
-    if faces == 0 {
-        return Ok(Vec::new());
-    }
-    let n = shapes.len() / faces;
-    let mut out = vec![[0.0; 4]; faces];
-    let parts = out.iter_mut().zip(shapes.chunks(n)).zip(rotations.iter().zip(translations));
-    parallel::for_each(threads, parts, |((out, shape), (rotation, translation))| {
-        *out = box_of(shape, rotation, translation, focal, principal_point);
-    })?;
+    let out = model.boxes(shape, &Placed { rotations, translations, focal, principal_point }, threads)?;
     match out.iter().position(|b| b[0].is_nan()) {
         None => Ok(out),
         Some(face) => Err(Error::value("translations", format!("face {face} with a vertex at Z <= 0"), "Z > 0")),
     }
-}
-
-fn box_of(
-    shape: &[[f32; 3]],
-    rotation: &[f32; 9],
-    translation: &[f32; 3],
-    focal: f32,
-    principal_point: [f32; 2],
-) -> [f32; 4] {
-    let (mut low, mut high, mut nearest) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2], f32::INFINITY);
-    for &vertex in shape {
-        let point = moved(vertex, rotation, translation);
-        let [x, y] = projected(point, focal, principal_point);
-        (low, high) = ([low[0].min(x), low[1].min(y)], [high[0].max(x), high[1].max(y)]);
-        nearest = nearest.min(point[2]);
-    }
-    if nearest > 0.0 { [low[0], low[1], high[0], high[1]] } else { [f32::NAN; 4] }
 }
 
 #[inline(always)]
@@ -110,7 +84,7 @@ pub(crate) fn moved(v: [f32; 3], r: &[f32; 9], t: &[f32; 3]) -> [f32; 3] {
 }
 
 #[inline(always)]
-fn projected(p: [f32; 3], focal: f32, principal_point: [f32; 2]) -> [f32; 2] {
+pub(crate) fn projected(p: [f32; 3], focal: f32, principal_point: [f32; 2]) -> [f32; 2] {
     let scale = focal / p[2];
     [principal_point[0] + scale * p[0], principal_point[1] + scale * p[1]]
 }

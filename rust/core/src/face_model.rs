@@ -7,6 +7,7 @@ use crate::camera::{check_rigid, moved};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::mesh::{Around, Normals};
+use crate::patches::{Patches, Placed};
 use crate::subdivision::Subdivision;
 use crate::{parallel, simd};
 
@@ -59,6 +60,8 @@ pub struct FaceModel {
     albedo: PackedBasis,
     /// The rows of `shape` that the landmarks need: two ends for each.
     landmark_ends: PackedBasis,
+    /// The rows of `shape` once more, by neighbourhood.
+    patches: Patches,
     mean_shape: Vec<[f32; 3]>,
     mean_albedo: Vec<[f32; 3]>,
     triangles: Vec<[i32; 3]>,
@@ -102,6 +105,7 @@ impl FaceModel {
             coarse_triangles: parts.triangles.to_vec(),
             around: around(&subdivision, parts.triangles),
             landmark_ends: shape.select(ends.into_iter()),
+            patches: Patches::new(parts.mean_shape, &shape),
             shape,
             albedo,
             mean_shape: refined_points(&subdivision, parts.mean_shape)?,
@@ -118,6 +122,11 @@ impl FaceModel {
     /// Vertices of the refined mesh.
     pub fn n_vertices(&self) -> usize {
         self.subdivision.refined()
+    }
+
+    /// Vertices of the mesh as it is stored: the first of the refined mesh.
+    pub fn n_stored(&self) -> usize {
+        self.subdivision.coarse()
     }
 
     /// Triangles of the refined mesh.
@@ -173,6 +182,11 @@ impl FaceModel {
     /// `(N,)`, refined. Where an edge has no mirror image, its midpoint maps to the mirror of its first end.
     pub fn mirror(&self) -> &[i32] {
         &self.mirror
+    }
+
+    /// `(n_albedo,)`: what each albedo coefficient adds to one channel of a stored vertex.
+    pub(crate) fn albedo_row(&self, vertex: usize, channel: usize) -> impl Iterator<Item = f32> {
+        self.albedo.row(3 * vertex + channel)
     }
 
     /// Vertices `(F, N, 3)` of F faces, mm, model frame, from `identity` `(F, n_identity)` and `expression`
@@ -254,19 +268,18 @@ impl FaceModel {
         Ok(out)
     }
 
-    /// The stored vertices `(F, N0, 3)` before refinement, mm, model frame. Every refined vertex lies between two of them.
-    pub(crate) fn coarse_shapes(
+    /// The boxes of F faces, not a number where a vertex has Z ≤ 0. The caller has checked the camera.
+    pub(crate) fn boxes(
         &self,
-        faces: usize,
-        identity: &[f32],
-        expression: &[f32],
+        (identity, expression): (&[f32], &[f32]),
+        placed: &Placed<'_>,
         threads: usize,
-    ) -> Result<Vec<[f32; 3]>> {
+    ) -> Result<Vec<[f32; 4]>> {
+        let faces = placed.rotations.len();
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
-        let n = self.subdivision.coarse();
-        let mut out = vec![[0.0; 3]; faces * n];
-        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
-        self.shape.decode(&coefficients, &mut outputs, threads)?;
+        check_rigid("translations", faces, placed.rotations, placed.translations)?;
+        let mut out = vec![[0.0; 4]; faces];
+        self.patches.boxes(&coefficients, placed, &mut out, threads)?;
         Ok(out)
     }
 

@@ -4,7 +4,7 @@ use half::f16;
 
 /// Rows of a block: two AVX-512 registers of float32, enough independent sums to hide the latency of the
 /// multiply-add even for one face.
-pub(super) const ROWS: usize = 32;
+pub(crate) const ROWS: usize = 32;
 
 /// Faces whose sums fit the registers of the widest instruction set: 2 · 12 of 32 AVX-512 registers.
 pub(super) const MAX_FACES: usize = 12;

@@ -11,10 +11,12 @@
 mod kernel;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::error::Result;
 use crate::parallel;
-use kernel::{Block, Isa, ROWS};
+pub(crate) use kernel::ROWS;
+use kernel::{Block, Isa};
 
 /// Blocks that one thread takes at a time.
 const BLOCKS_PER_PART: usize = 32;
@@ -66,11 +68,16 @@ impl PackedBasis {
             mean: vec![[0.0; ROWS]; blocks],
             blocks: vec![Block([f16::ZERO; ROWS]); blocks * self.columns],
         };
-        for (to, from) in rows.enumerate() {
-            out.mean[to / ROWS][to % ROWS] = self.mean[from / ROWS][from % ROWS];
-            for column in 0..self.columns {
-                out.blocks[to / ROWS * self.columns + column].0[to % ROWS] =
-                    self.blocks[from / ROWS * self.columns + column].0[from % ROWS];
+        let rows: Vec<_> = rows.collect();
+        for (block, rows) in rows.chunks(ROWS).enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
+                out.mean[block][lane] = self.mean[row / ROWS][row % ROWS];
+            }
+            // Column by column: rows that were neighbours are read from one place.
+            for (column, to) in out.blocks[block * self.columns..].iter_mut().take(self.columns).enumerate() {
+                for (lane, row) in rows.iter().enumerate() {
+                    to.0[lane] = self.blocks[row / ROWS * self.columns + column].0[row % ROWS];
+                }
             }
         }
         out
@@ -78,6 +85,45 @@ impl PackedBasis {
 
     pub(crate) fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// Faces that are decoded in one go.
+    pub(crate) fn most_faces() -> usize {
+        Isa::detect().faces()
+    }
+
+    /// One row, without the mean.
+    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = f32> {
+        let columns = &self.blocks[row / ROWS * self.columns..][..self.columns];
+        columns.iter().map(move |block| block.0[row % ROWS].to_f32())
+    }
+
+    /// Rows of a block: the mean, and each column.
+    pub(crate) fn block(&self, block: usize) -> (&[f32; ROWS], impl Iterator<Item = [f32; ROWS]>) {
+        let columns = &self.blocks[block * self.columns..(block + 1) * self.columns];
+        let column = |block: &Block| {
+            let mut out = [0.0; ROWS];
+            block.0.convert_to_f32_slice(&mut out);
+            out
+        };
+        (&self.mean[block], columns.iter().map(column))
+    }
+
+    /// One block of one face. `coefficients` is `(columns,)`.
+    pub(crate) fn decoded_block(&self, block: usize, coefficients: &[f32]) -> [f32; ROWS] {
+        let mut sums = [[0.0; ROWS]];
+        let columns = &self.blocks[block * self.columns..(block + 1) * self.columns];
+        kernel::block(Isa::detect(), &self.mean[block], columns, coefficients, &mut sums);
+        sums[0]
+    }
+
+    /// Few rows of F faces, `(faces, rows)`, on the calling thread. `coefficients` is `(faces, columns)`.
+    pub(crate) fn decoded(&self, coefficients: &[f32], faces: usize) -> Vec<f32> {
+        let mut out = vec![0.0; faces * self.rows];
+        let isa = Isa::detect();
+        let mut outputs: Vec<_> = out.chunks_mut(self.rows.max(1)).collect();
+        self.write(isa, &self.groups(coefficients, faces, isa.faces()), 0, &mut outputs);
+        out
     }
 
     /// Writes face f, all rows, to `outputs[f]`. `coefficients` is `(faces, columns)`; the caller has checked both.
@@ -93,25 +139,29 @@ impl PackedBasis {
         let mut faces: Vec<_> = outputs.iter_mut().map(|o| o[..self.rows].chunks_mut(BLOCKS_PER_PART * ROWS)).collect();
         let parts = std::iter::from_fn(|| faces.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>()).enumerate();
         parallel::for_each(threads, parts, |(part, mut outputs)| {
-            let first = part * BLOCKS_PER_PART;
-            let last = (first + BLOCKS_PER_PART).min(self.mean.len());
-            for block in first..last {
-                let columns = &self.blocks[block * self.columns..(block + 1) * self.columns];
-                let start = (block - first) * ROWS;
-                let mut face = 0;
-                for group in &groups {
-                    let mut sums = [[0.0; ROWS]; kernel::MAX_FACES];
-                    let sums = &mut sums[..group.faces];
-                    kernel::block(isa, &self.mean[block], columns, &group.coefficients, sums);
-                    for (sum, output) in sums.iter().zip(&mut outputs[face..]) {
-                        let output = &mut output[start..];
-                        let n = output.len().min(ROWS);
-                        output[..n].copy_from_slice(&sum[..n]);
-                    }
-                    face += group.faces;
-                }
-            }
+            self.write(isa, &groups, part * BLOCKS_PER_PART, &mut outputs);
         })
+    }
+
+    /// Writes blocks from `first` on, as many as the outputs have rows for.
+    fn write(&self, isa: Isa, groups: &[Group], first: usize, outputs: &mut [&mut [f32]]) {
+        let blocks = outputs.first().map_or(0, |o| o.len().div_ceil(ROWS));
+        for block in first..first + blocks {
+            let columns = &self.blocks[block * self.columns..(block + 1) * self.columns];
+            let start = (block - first) * ROWS;
+            let mut face = 0;
+            for group in groups {
+                let mut sums = [[0.0; ROWS]; kernel::MAX_FACES];
+                let sums = &mut sums[..group.faces];
+                kernel::block(isa, &self.mean[block], columns, &group.coefficients, sums);
+                for (sum, output) in sums.iter().zip(&mut outputs[face..]) {
+                    let output = &mut output[start..];
+                    let n = output.len().min(ROWS);
+                    output[..n].copy_from_slice(&sum[..n]);
+                }
+                face += group.faces;
+            }
+        }
     }
 
     /// Faces in groups that fit the registers, coefficients turned so that one column's are neighbours.
