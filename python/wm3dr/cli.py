@@ -12,9 +12,11 @@ import click
 
 from . import __version__
 from .commands_animate import animate
+from .commands_edit import edit
 from .commands_interop import blender_script, serve
 from .commands_video import video
 from .commands_view import view
+from .files import PHOTO_SUFFIXES
 
 if TYPE_CHECKING:
     from .api import Reconstructor
@@ -34,7 +36,6 @@ SAVES = {
 }
 """What `--save` can name, and how the files (of maps: the folder) end."""
 DEFAULT_SAVES = "overlay,json,glb"
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".avif"}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 
@@ -302,6 +303,7 @@ main.add_command(serve)
 main.add_command(video)
 main.add_command(view)
 main.add_command(animate)
+main.add_command(edit)
 
 
 @main.group("face-model")

@@ -46,7 +46,8 @@ def animate(
     without keyframes.
     """
     from .animation import SUFFIXES, Clip
-    from .cli import PHOTO_SUFFIXES, _or_exit, _photos_of
+    from .cli import _or_exit, _photos_of
+    from .files import PHOTO_SUFFIXES
 
     for path in outputs:
         if path.suffix.lower() not in SUFFIXES:

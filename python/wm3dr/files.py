@@ -11,6 +11,8 @@ MODELS_FOLDER = Path(__file__).parent / "models"
 DEFAULT_ENCODER = MODELS_FOLDER / "wm3dr-lite.onnx"
 DEFAULT_FACE_MODEL = MODELS_FOLDER / "wm3dr-face.safetensors"
 CHECKSUMS = MODELS_FOLDER / "CHECKSUMS"
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".avif"}
+"""Ends of the names of photos, as they are looked for in folders."""
 
 
 @contextlib.contextmanager
