@@ -16,15 +16,34 @@ def test_windows_end_at_the_edge_of_the_map():
     assert around[owner == 1].mean(axis=0).tolist() == [2, 3]
     alone, owner = neighbourhoods(cells, (5, 5), 1)
     assert alone.tolist() == cells.tolist() and owner.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"'cells' has cell \(5, 1\)"):
+        neighbourhoods(np.array([[5, 1]], np.int32), (5, 5), 3)
 
 
 def test_lateral_offsets_count_from_the_peak_before_the_mean():
     rows = np.array([[1.0, 10.0, 20.0, 5.0], [3.0, 2.0, 20.0, 7.0], [9.0, 1.0, 1.0, 1.0]], np.float32)
-    shifts = np.array([[0, 0], [8, 0], [0, 0]], np.float32)  # the second cell lies a cell to the right
-    mean = averaged_rows(rows, shifts, np.array([0, 0, 1]), slice(1, 4))
-    np.testing.assert_allclose(mean, [[2.0, 10.0, 20.0, 6.0], [9.0, 1.0, 1.0, 1.0]])
+    cells = np.array([[4, 6], [2, 2]], np.int32)
+    around = np.array([[4, 6], [3, 7], [2, 2]], np.int32)  # the second lies a cell to the right and a cell above
+    owner = np.array([0, 0, 1], np.int32)
+    mean = averaged_rows(rows, cells, around, owner, 8, slice(1, 4))
+    np.testing.assert_allclose(mean, [[2.0, 10.0, 16.0, 6.0], [9.0, 1.0, 1.0, 1.0]])
     assert rows[1, 1] == 2.0, "the input stays"
-    assert averaged_rows(rows[:0], shifts[:0], np.zeros(0, np.intp), slice(1, 4)).shape == (0, 4)
+    assert averaged_rows(rows[:0], cells[:0], around[:0], owner[:0], 8, slice(1, 4)).shape == (0, 4)
+    with pytest.raises(ValueError, match="'owner' has no row of peak 1"):
+        averaged_rows(rows, cells, around, owner * 0, 8, slice(1, 4))
+
+
+def test_the_mean_of_a_window_by_hand():
+    """Of rows that say the same face from each cell the mean says it from the peak, at the edge of the map, too."""
+    cells = np.array([[0, 4], [3, 2]], np.int32)
+    around, owner = neighbourhoods(cells, (6, 5), 3)
+    face = np.array([[40.0, 4.0], [7.0, 30.0]], np.float32)  # x and y of two faces, network pixels
+    rows = np.zeros((len(around), 6), np.float32)
+    rows[:, 4:] = face[owner] - (around[:, ::-1] + 0.5) * 8
+    rows[:, 0] = np.arange(len(around))
+    mean = averaged_rows(rows, cells, around, owner, 8, slice(4, 6))
+    np.testing.assert_allclose(mean[:, 4:] + (cells[:, ::-1] + 0.5) * 8, face, atol=1e-5)
+    np.testing.assert_allclose(mean[:, 0], [1.5, 8.0])
 
 
 @pytest.mark.parametrize("write", [planted_encoder, planted_encoder_with_head, planted_encoder_of_pixels])

@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 __all__ = [
     "FaceModel",
     "ModelError",
+    "averaged_rows",
     "colors",
     "find_peaks",
     "gather_coefficients",
     "interpolate",
+    "neighbourhoods",
     "pose_from_rotations",
     "project",
     "rasterize",
@@ -96,6 +98,19 @@ class FaceModel:
 
 def find_peaks(heatmap: _F32, threshold: float, window: int) -> tuple[_I32, _F32]: ...  # (P, 2) row, column; (P,)
 def gather_coefficients(coefficients: _F32, peaks: _I32) -> _F32: ...  # (C, h, w) -> (P, C)
+def neighbourhoods(
+    cells: _I32,  # (P, 2) row, column
+    size: tuple[int, int],  # rows, columns of the map
+    window: int,
+) -> tuple[_I32, _I32]: ...  # (M, 2), each cell's window in turn; (M,), the cell that each belongs to
+def averaged_rows(
+    rows: _F32,  # (M, C)
+    cells: _I32,  # (P, 2)
+    around: _I32,  # (M, 2)
+    owner: _I32,  # (M,)
+    stride: float,  # network pixels
+    offsets: int,  # column of the lateral offset in x
+) -> _F32: ...  # (P, C)
 def rotations_from_vectors(
     vectors: _F32,  # (F, 3)
     translations: _F32 | None = None,  # (F, 3): the vectors are relative to the viewing ray; None: to the optical axis

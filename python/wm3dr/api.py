@@ -207,11 +207,13 @@ class Reconstructor:
         contract = self.encoder.contract
         cells, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
         centers = (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
-        inside = (centers <= np.array(level.size) * level.scale).all(axis=1)  # none in the padding
-        cells, scores, centers = cells[inside], scores[inside], centers[inside]
+        covered = np.array(level.size) * level.scale
+        if (covered < level.pixels.shape[2:0:-1]).any():
+            inside = (centers <= covered).all(axis=1)  # none in the padding
+            cells, scores, centers = cells[inside], scores[inside], centers[inside]
         around, owner = neighbourhoods(cells, heatmap.shape[2:], contract.row_window)
-        shifts = ((around - cells[owner])[:, ::-1] * contract.stride).astype(np.float32)
-        rows = averaged_rows(self.encoder.rows(maps[0], around), shifts, owner, contract.slices()["translation"])
+        rows = self.encoder.rows(maps[0], around)
+        rows = averaged_rows(rows, cells, around, owner, contract.stride, contract.slices()["translation"])
         return Peaks(rows, scores, centers, level.scale)
 
 

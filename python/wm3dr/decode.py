@@ -64,31 +64,26 @@ def decode(
         network saw them. Translations of the others are solved anew.
     """
     cameras = [Camera(contract.focal / level.scale, (size[0] / 2, size[1] / 2), size) for level in levels]
-    offsets = contract.slices()["translation"]
-    placed = [_translations(level, offsets, contract.focal, size) for level in levels]
-    n_fine = len(levels[0].scores)
-    level_of = np.repeat(np.arange(len(levels)), [len(level.scores) for level in levels])
-    rows = np.concatenate([level.rows for level in levels])
-    scores = np.concatenate([level.scores for level in levels])
-    centers = np.concatenate([level.centers / np.float32(level.scale) for level in levels])
-    chosen = np.arange(n_fine)
-    if len(levels) > 1:
-        scale = levels[0].scale
-        sides = [FACE_MM * own.focal * scale / t[:, 2] for own, t in zip(cameras, placed, strict=True)]
-        reduction = scale / levels[1].scale
-        chosen = merged(np.concatenate(sides), centers * scale, scores, n_fine, reduction)
-    target = camera or cameras[int(level_of[chosen].max(initial=0))]
-    translations, level_of = np.concatenate(placed)[chosen], level_of[chosen]
-    rows, scores, centers = rows[chosen], scores[chosen], centers[chosen]
-    parts = {name: np.ascontiguousarray(rows[:, part]) for name, part in contract.slices().items()}
+    slices = contract.slices()
+    placed = [_translations(level, slices["translation"], contract.focal, size) for level in levels]
+    level_of: NDArray[np.intp] | None = None
+    if len(levels) == 1:
+        (only,), (translations,) = levels, placed
+        rows, scores, centers = only.rows, only.scores, only.centers / np.float32(only.scale)
+    else:
+        rows, scores, centers, translations, level_of = _joined(levels, cameras, placed)
+    target = camera or cameras[0 if level_of is None else int(level_of.max(initial=0))]
+    parts = {name: rows[:, part].copy() for name, part in slices.items()}
     illumination = parts["illumination"].reshape(-1, 3, 9)
     illumination[:, :, 0] += np.float32(AMBIENT)
     rotations = _native.rotations_from_vectors(
         parts["rotation"], translations if contract.rotation_frame == "ray" else None
     )
     for level, own in enumerate(cameras):
-        moved = np.flatnonzero(level_of == level)
-        if own != target and len(moved):
+        if own == target:
+            continue
+        moved = np.arange(len(rows)) if level_of is None else np.flatnonzero(level_of == level)
+        if len(moved):
             landmarks = face_model.native.landmarks(parts["identity"][moved], parts["expression"][moved])
             rotations[moved], translations[moved] = placed_in_camera(
                 landmarks, rotations[moved], translations[moved], own, target
@@ -109,7 +104,7 @@ def decode(
 
 def neighbourhoods(
     cells: NDArray[np.int32], shape: tuple[int, int], window: int
-) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the cells of a window around each cell, as far as they are on the map.
 
     Parameters
@@ -125,28 +120,37 @@ def neighbourhoods(
     -------
     around : (M, 2) int32
         Each cell's own window one after the other.
-    owner : (M,)
+    owner : (M,) int32
         Number of the cell that each belongs to.
+
+    Raises
+    ------
+    ValueError
+        A cell is not on the map, or the window is even.
     """
-    reach = np.arange(window, dtype=np.int32) - window // 2
-    offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
-    around = (cells[:, None] + offsets).reshape(-1, 2)
-    owner = np.repeat(np.arange(len(cells)), len(offsets))
-    inside = ((around >= 0) & (around < shape)).all(axis=1)
-    return around[inside], owner[inside]
+    return _native.neighbourhoods(cells, shape, window)
 
 
-def averaged_rows(rows: F32, shifts: F32, owner: NDArray[np.intp], offsets: slice) -> F32:
+def averaged_rows(
+    rows: F32,
+    cells: NDArray[np.int32],
+    around: NDArray[np.int32],
+    owner: NDArray[np.int32],
+    stride: int,
+    offsets: slice,
+) -> F32:
     """Average the rows that the cells around each peak hold for its face (METHOD.md, figure 10: they nearly agree).
 
     Parameters
     ----------
     rows : (M, C)
-        Raw coefficients.
-    shifts : (M, 2)
-        Centre of each row's cell less that of the peak's, network pixels: lateral offsets count from the cell.
-    owner : (M,)
-        Number of the peak that each row belongs to, ascending; every peak has a row.
+        Raw coefficients of the cells `around` the peaks.
+    cells : (P, 2) int32
+        The peaks.
+    around, owner : (M, 2), (M,) int32
+        As `neighbourhoods` returns them.
+    stride : int
+        Network pixels per cell: lateral offsets count from the cell.
     offsets : slice
         Where the translation offsets lie.
 
@@ -154,15 +158,13 @@ def averaged_rows(rows: F32, shifts: F32, owner: NDArray[np.intp], offsets: slic
     -------
     averaged : (P, C)
         As seen from the peaks' cells.
+
+    Raises
+    ------
+    ValueError
+        A peak has no row, or rows are not in the order of the peaks.
     """
-    if not len(rows):
-        return rows
-    rows = rows.copy()
-    rows[:, offsets.start : offsets.start + 2] += shifts
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    counts = np.diff(first, append=len(rows))
-    means = np.add.reduceat(rows, first, axis=0) / counts[:, None].astype(np.float32)
-    return means.astype(np.float32, copy=False)
+    return _native.averaged_rows(rows, cells, around, owner, float(stride), offsets.start)
 
 
 def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int, reduction: float) -> NDArray[np.intp]:
@@ -200,6 +202,21 @@ def merged(sides: Floats, centers: Floats, scores: F32, n_fine: int, reduction: 
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
+def _joined(
+    levels: Sequence[Peaks], cameras: Sequence[Camera], placed: Sequence[F32]
+) -> tuple[F32, F32, F32, F32, NDArray[np.intp]]:
+    """Rows, scores, centres in pixels of the photo, translations and levels of the faces that `merged` chooses."""
+    rows = np.concatenate([level.rows for level in levels])
+    scores = np.concatenate([level.scores for level in levels])
+    centers = np.concatenate([level.centers / np.float32(level.scale) for level in levels])
+    level_of = np.repeat(np.arange(len(levels)), [len(level.scores) for level in levels])
+    scale = levels[0].scale
+    sides = [FACE_MM * own.focal * scale / t[:, 2] for own, t in zip(cameras, placed, strict=True)]
+    reduction = scale / levels[1].scale
+    chosen = merged(np.concatenate(sides), centers * scale, scores, len(levels[0].scores), reduction)
+    return rows[chosen], scores[chosen], centers[chosen], np.concatenate(placed)[chosen], level_of[chosen]
+
+
 def _translations(level: Peaks, offsets: slice, focal: float, size: tuple[int, int]) -> F32:
     """Translations (P, 3), mm, in the contract's camera at the scale of the level."""
     principal_point = (size[0] * level.scale / 2, size[1] * level.scale / 2)
@@ -213,7 +230,7 @@ def faces_from_dense(dense: DenseFaces, scores: F32, centers: F32) -> tuple[Face
     unscaled = dense.translations / dense.scales[:, None]  # boxes are those of the face model at its own scale
     landmarks_camera = _native.transform(dense.landmarks_model, dense.rotations, dense.translations, 1)
     landmarks = _native.project(landmarks_camera, camera.focal, camera.principal_point)
-    poses = _native.pose_from_rotations(dense.rotations)
+    poses = _native.pose_from_rotations(dense.rotations).tolist()
     boxes = native.boxes(
         dense.identity,
         dense.expression,
@@ -233,7 +250,7 @@ def faces_from_dense(dense: DenseFaces, scores: F32, centers: F32) -> tuple[Face
             landmarks_camera=landmarks_camera[index],
             rotation=dense.rotations[index],
             translation=dense.translations[index],
-            pose=Pose(*(float(angle) for angle in poses[index])),
+            pose=Pose(*poses[index]),
             coefficients=Coefficients(
                 identity=dense.identity[index],
                 expression=dense.expression[index],

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -89,8 +90,8 @@ class EncoderContract:
 
     def slices(self) -> dict[str, slice]:
         """Where each group lies in a row."""
-        ends = np.cumsum([width for _, width in self.layout])
-        return {name: slice(int(end) - width, int(end)) for (name, width), end in zip(self.layout, ends, strict=True)}
+        ends = accumulate(width for _, width in self.layout)
+        return {name: slice(end - width, end) for (name, width), end in zip(self.layout, ends, strict=True)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "EncoderContract":

@@ -36,6 +36,20 @@ pub(crate) fn indices(name: &'static str, values: &[i32], count: usize) -> Resul
         .map_err(|bad| Error::value(name, format!("index {bad}"), format!("indices in 0..{count}")))
 }
 
+/// Fails unless every cell (row, column) is on the map.
+pub(crate) fn cells(name: &'static str, values: &[[i32; 2]], [height, width]: [usize; 2]) -> Result<()> {
+    let outside = |&&[row, column]: &&[i32; 2]| {
+        !(0..height as i64).contains(&i64::from(row)) || !(0..width as i64).contains(&i64::from(column))
+    };
+    match values.iter().find(outside) {
+        None => Ok(()),
+        Some([row, column]) => {
+            let expected = format!("cells of a map of {height} rows and {width} columns");
+            Err(Error::value(name, format!("cell ({row}, {column})"), expected))
+        }
+    }
+}
+
 /// The first value outside `first..count`, if there is one.
 pub(crate) fn numbers(values: &[i32], first: i32, count: usize) -> std::result::Result<(), i32> {
     let end = i32::try_from(count).unwrap_or(i32::MAX);

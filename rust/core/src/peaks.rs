@@ -43,6 +43,33 @@ pub fn find_peaks(heatmap: &[f32], size: [usize; 2], threshold: f32, window: usi
     Ok(peaks)
 }
 
+/// The cells of a window around each of `cells` (row, column), as far as they are on a `(height, width)` map, and the number
+/// of the cell that each belongs to: each cell's own window in reading order, one after the other.
+///
+/// # Errors
+/// A cell outside the map, an even or zero window.
+pub fn neighbourhoods(
+    cells: &[[i32; 2]],
+    [height, width]: [usize; 2],
+    window: usize,
+) -> Result<(Vec<[i32; 2]>, Vec<i32>)> {
+    if window.is_multiple_of(2) {
+        return Err(Error::value("window", window, "an odd number of cells"));
+    }
+    check::cells("cells", cells, [height, width])?;
+    let reach = (window / 2) as i32;
+    let side =
+        |at: i32, count: usize| (at.saturating_sub(reach)).max(0)..=at.saturating_add(reach).min(count as i32 - 1);
+    let (mut around, mut owner) = (Vec::with_capacity(9 * cells.len()), Vec::with_capacity(9 * cells.len()));
+    for (number, &[row, column]) in cells.iter().enumerate() {
+        for row in side(row, height) {
+            around.extend(side(column, width).map(|column| [row, column]));
+        }
+        owner.resize(around.len(), number as i32);
+    }
+    Ok((around, owner))
+}
+
 struct Map<'a> {
     values: &'a [f32],
     height: usize,
@@ -127,6 +154,18 @@ mod tests {
         }
         assert_eq!(cells(&find_peaks(&map, [height, width], 0.5, 3).unwrap()), [(0, 0)]);
         assert_eq!(cells(&find_peaks(&[0.6; 12], [3, 4], 0.5, 5).unwrap()), [(0, 0)]);
+    }
+
+    #[test]
+    fn windows_end_at_the_edge_of_the_map() {
+        let (around, owner) = neighbourhoods(&[[0, 3], [2, 1]], [4, 4], 3).unwrap();
+        assert_eq!(owner, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(around[..5], [[0, 2], [0, 3], [1, 2], [1, 3], [1, 0]]);
+        assert_eq!(around[12], [3, 2]);
+        assert_eq!(neighbourhoods(&[[2, 1]], [4, 4], 1).unwrap(), (vec![[2, 1]], vec![0]));
+        let message = neighbourhoods(&[[4, 1]], [4, 4], 3).unwrap_err().to_string();
+        assert_eq!(message, "'cells' has cell (4, 1), expected cells of a map of 4 rows and 4 columns");
+        assert!(neighbourhoods(&[], [4, 4], 2).is_err());
     }
 
     #[test]

@@ -39,6 +39,42 @@ pub(crate) fn gather_coefficients<'py>(
 }
 
 #[pyfunction]
+#[allow(clippy::type_complexity)] // cells and their owners
+pub(crate) fn neighbourhoods<'py>(
+    py: Python<'py>,
+    cells: &Bound<'py, PyAny>,
+    size: (usize, usize),
+    window: usize,
+) -> PyResult<(Bound<'py, PyArrayDyn<i32>>, Bound<'py, PyArrayDyn<i32>>)> {
+    let cells = Array::<i32>::new("cells", cells, &[Any("P"), Is(2)])?;
+    let rows = cells.rows()?;
+    let (around, owner) = py.detach(|| peaks::neighbourhoods(rows, size.into(), window)).map_err(raised)?;
+    let count = owner.len();
+    Ok((array(py, around.into_flattened(), &[count, 2])?, array(py, owner, &[count])?))
+}
+
+#[pyfunction]
+pub(crate) fn averaged_rows<'py>(
+    py: Python<'py>,
+    rows: &Bound<'py, PyAny>,
+    cells: &Bound<'py, PyAny>,
+    around: &Bound<'py, PyAny>,
+    owner: &Bound<'py, PyAny>,
+    stride: f32,
+    offsets: usize,
+) -> Out<'py, f32> {
+    let rows = Array::<f32>::new("rows", rows, &[Any("M"), Any("C")])?;
+    let cells = Array::<i32>::new("cells", cells, &[Any("P"), Is(2)])?;
+    let around = Array::<i32>::new("around", around, &[Is(rows.len(0)), Is(2)])?;
+    let owner = Array::<i32>::new("owner", owner, &[Is(rows.len(0))])?;
+    let (peaks, columns) = (cells.len(0), rows.len(1));
+    let (table, cells) = ((rows.values()?, columns), cells.rows()?);
+    let windows = (around.rows()?, owner.values()?);
+    let out = py.detach(|| coefficients::averaged_rows(table, cells, windows, stride, offsets)).map_err(raised)?;
+    array(py, out, &[peaks, columns])
+}
+
+#[pyfunction]
 #[pyo3(signature = (vectors, translations=None))]
 pub(crate) fn rotations_from_vectors<'py>(
     py: Python<'py>,
