@@ -14,7 +14,7 @@ def main() -> None:
     for kind, width in WIDTHS.items():
         picture = result.draw(photo, kind)
         picture.thumbnail((width, 4 * width))
-        picture.save(DOCS / "pictures" / f"{photo.stem}_{kind}.jpg", quality=88, optimize=True)
+        picture.save(DOCS / "pictures" / f"{photo.stem}_{kind}.jpg", quality=80, optimize=True)
     print(f"{len(result)} faces")
 
 
