@@ -7,9 +7,11 @@ __all__ = [
     "FaceModel",
     "ModelError",
     "averaged_rows",
+    "cell_centers",
     "colors",
     "find_peaks",
     "gather_coefficients",
+    "gather_features",
     "interpolate",
     "neighbourhoods",
     "pose_from_rotations",
@@ -98,6 +100,8 @@ class FaceModel:
 
 def find_peaks(heatmap: _F32, threshold: float, window: int) -> tuple[_I32, _F32]: ...  # (P, 2) row, column; (P,)
 def gather_coefficients(coefficients: _F32, peaks: _I32) -> _F32: ...  # (C, h, w) -> (P, C)
+def gather_features(features: _U8, cells: _I32) -> _U8: ...  # (h, w, F), (M, 2) -> (M, F)
+def cell_centers(cells: _I32, stride: float) -> _F32: ...  # (P, 2) row, column -> (P, 2) x, y, network pixels
 def neighbourhoods(
     cells: _I32,  # (P, 2) row, column
     size: tuple[int, int],  # rows, columns of the map

@@ -206,10 +206,10 @@ class Reconstructor:
     def _peaks(self, level: NetworkInput, heatmap: F32, maps: F32) -> Peaks:
         contract = self.encoder.contract
         cells, scores = _native.find_peaks(heatmap[0, 0], self.score_threshold, contract.peak_window)
-        centers = (cells[:, ::-1].astype(np.float32) + np.float32(0.5)) * np.float32(contract.stride)
-        covered = np.array(level.size) * level.scale
-        if (covered < level.pixels.shape[2:0:-1]).any():
-            inside = (centers <= covered).all(axis=1)  # none in the padding
+        centers = _native.cell_centers(cells, contract.stride)
+        width, height = level.size[0] * level.scale, level.size[1] * level.scale
+        if width < level.pixels.shape[2] or height < level.pixels.shape[1]:
+            inside = (centers <= (width, height)).all(axis=1)  # none in the padding
             cells, scores, centers = cells[inside], scores[inside], centers[inside]
         around, owner = neighbourhoods(cells, heatmap.shape[2:], contract.row_window)
         rows = self.encoder.rows(maps[0], around)

@@ -329,14 +329,9 @@ class Encoder:
         ModelError
             The head returned another shape than the contract says.
         """
+        gathered: NDArray[Any]
         if self.contract.version == "3":
-            outside = cells[((cells < 0) | (cells >= maps.shape[:2])).any(axis=1)]
-            if len(outside):
-                raise ValueError(
-                    f"'cells' has cell {tuple(outside[0].tolist())}, expected peaks of a map of {maps.shape[0]} rows "
-                    f"and {maps.shape[1]} columns"
-                )
-            gathered = maps[cells[:, 0], cells[:, 1]]
+            gathered = _native.gather_features(maps, cells)
         else:
             gathered = _native.gather_coefficients(maps, cells)
         if self._head is None:

@@ -18,6 +18,21 @@ pub fn gather_coefficients(map: &[f32], [channels, height, width]: [usize; 3], c
     Ok(cells.iter().flat_map(row).collect())
 }
 
+/// The values `(M, channels)` of a `(height, width, channels)` map at `cells` (row, column).
+///
+/// # Errors
+/// As [`gather_coefficients`].
+pub fn gather_features(map: &[u8], [height, width, channels]: [usize; 3], cells: &[[i32; 2]]) -> Result<Vec<u8>> {
+    check::length("features", map.len(), height * width * channels, "values")?;
+    check::cells("cells", cells, [height, width])?;
+    let mut out = Vec::with_capacity(cells.len() * channels);
+    for &[row, column] in cells {
+        let first = (row as usize * width + column as usize) * channels;
+        out.extend_from_slice(&map[first..first + channels]);
+    }
+    Ok(out)
+}
+
 /// The means `(P, columns)` of the rows `(M, columns)` that the cells `around` each of the P peaks hold for its face, as seen from
 /// the peak: lateral offsets, column `offsets` (x) and the next (y), count from a row's own cell.
 ///
@@ -76,6 +91,16 @@ mod tests {
         assert_eq!(rows, [9.0, 19.0, 29.0, 2.0, 12.0, 22.0]);
         let message = gather_coefficients(&map, [3, 2, 5], &[[0, -1]]).unwrap_err().to_string();
         assert_eq!(message, "'peaks' has cell (0, -1), expected cells of a map of 2 rows and 5 columns");
+    }
+
+    #[test]
+    fn features_are_read_at_the_cells() {
+        let map: Vec<u8> = (0..30).collect();
+        let rows = gather_features(&map, [2, 5, 3], &[[1, 4], [0, 2], [1, 4]]).unwrap();
+        assert_eq!(rows, [27, 28, 29, 6, 7, 8, 27, 28, 29]);
+        let message = gather_features(&map, [2, 5, 3], &[[0, 5]]).unwrap_err().to_string();
+        assert_eq!(message, "'cells' has cell (0, 5), expected cells of a map of 2 rows and 5 columns");
+        assert!(gather_features(&map[1..], [2, 5, 3], &[]).is_err());
     }
 
     #[test]

@@ -43,6 +43,11 @@ pub fn find_peaks(heatmap: &[f32], size: [usize; 2], threshold: f32, window: usi
     Ok(peaks)
 }
 
+/// The centres `(x, y)` of cells (row, column) with sides of `stride` network pixels.
+pub fn cell_centers(cells: &[[i32; 2]], stride: f32) -> Vec<[f32; 2]> {
+    cells.iter().map(|&[row, column]| [(column as f32 + 0.5) * stride, (row as f32 + 0.5) * stride]).collect()
+}
+
 /// The cells of a window around each of `cells` (row, column), as far as they are on a `(height, width)` map, and the number
 /// of the cell that each belongs to: each cell's own window in reading order, one after the other.
 ///
@@ -154,6 +159,11 @@ mod tests {
         }
         assert_eq!(cells(&find_peaks(&map, [height, width], 0.5, 3).unwrap()), [(0, 0)]);
         assert_eq!(cells(&find_peaks(&[0.6; 12], [3, 4], 0.5, 5).unwrap()), [(0, 0)]);
+    }
+
+    #[test]
+    fn centres_are_x_and_y() {
+        assert_eq!(cell_centers(&[[0, 3], [2, 1]], 8.0), [[28.0, 4.0], [12.0, 20.0]]);
     }
 
     #[test]

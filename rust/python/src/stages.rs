@@ -39,6 +39,27 @@ pub(crate) fn gather_coefficients<'py>(
 }
 
 #[pyfunction]
+pub(crate) fn gather_features<'py>(
+    py: Python<'py>,
+    features: &Bound<'py, PyAny>,
+    cells: &Bound<'py, PyAny>,
+) -> Out<'py, u8> {
+    let map = Array::<u8>::new("features", features, &[Any("h"), Any("w"), Any("F")])?;
+    let cells = Array::<i32>::new("cells", cells, &[Any("M"), Is(2)])?;
+    let (size, values, rows) = ([map.len(0), map.len(1), map.len(2)], map.values()?, cells.rows()?);
+    let out = py.detach(|| coefficients::gather_features(values, size, rows)).map_err(raised)?;
+    array(py, out, &[cells.len(0), size[2]])
+}
+
+#[pyfunction]
+pub(crate) fn cell_centers<'py>(py: Python<'py>, cells: &Bound<'py, PyAny>, stride: f32) -> Out<'py, f32> {
+    let cells = Array::<i32>::new("cells", cells, &[Any("P"), Is(2)])?;
+    let rows = cells.rows()?;
+    let out = py.detach(|| peaks::cell_centers(rows, stride));
+    array(py, out.into_flattened(), &[cells.len(0), 2])
+}
+
+#[pyfunction]
 #[allow(clippy::type_complexity)] // cells and their owners
 pub(crate) fn neighbourhoods<'py>(
     py: Python<'py>,
