@@ -329,17 +329,14 @@ class Encoder:
         ModelError
             The head returned another shape than the contract says.
         """
-        gathered: NDArray[Any]
-        if self.contract.version == "3":
-            gathered = _native.gather_features(maps, cells)
-        else:
-            gathered = _native.gather_coefficients(maps, cells)
         if self._head is None:
-            return gathered
+            return _native.gather_coefficients(maps, cells)
+        gather = _native.gather_features if self.contract.version == "3" else _native.gather_coefficients
+        features: NDArray[Any] = gather(maps, cells)
         wanted = (len(cells), self.contract.n_coefficients)
         if not len(cells):
             return np.zeros(wanted, np.float32)
-        rows: NDArray[np.float32] = self._head.run(["coefficients"], {"features": gathered})[0]
+        rows: NDArray[np.float32] = self._head.run(["coefficients"], {"features": features})[0]
         if rows.shape != wanted:
             raise ModelError(f"{self.path}: the head returned 'coefficients' {rows.shape}, not {wanted}")
         return rows
