@@ -64,7 +64,7 @@ impl Patches {
             let at = patch.iter().position(|v| v == center).unwrap_or(0);
             let farthest = |values: &[f32; ROWS]| {
                 let points = values.as_chunks::<3>().0;
-                points[..patch.len()].iter().map(|p| distance(p, &points[at])).fold(0.0, f32::max)
+                points[..patch.len()].iter().map(|p| square_distance(p, &points[at])).fold(0.0, f32::max).sqrt()
             };
             let (mean, columns) = members.block(number);
             lengths.push(farthest(mean));
@@ -243,12 +243,12 @@ pub(crate) fn cut(mean: &[[f32; 3]], order: &mut [usize], size: usize, patches: 
 /// The vertex of a patch that is nearest to its middle.
 fn central(mean: &[[f32; 3]], patch: &[usize]) -> usize {
     let middle = std::array::from_fn(|axis| patch.iter().map(|&v| mean[v][axis]).sum::<f32>() / patch.len() as f32);
-    let distance = |v: usize| distance(&mean[v], &middle);
+    let distance = |v: usize| square_distance(&mean[v], &middle);
     patch.iter().copied().min_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
 }
 
-fn distance(a: &[f32; 3], b: &[f32; 3]) -> f32 {
-    ((a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2) + (a[2] - b[2]).powi(2)).sqrt()
+fn square_distance(a: &[f32; 3], b: &[f32; 3]) -> f32 {
+    (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2) + (a[2] - b[2]).powi(2)
 }
 
 /// The next half-precision number that is not smaller.
