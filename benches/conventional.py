@@ -93,6 +93,9 @@ class Conventional:
     def _encode(self, crops: NDArray[np.uint8]) -> F32:
         """(F, 224, 224, 3) -> rows (F, C) at the cell in the middle."""
         _, maps = self.encoder.predict(crops)
+        if self.encoder.contract.version == "3":  # channels last: the maps of all crops are one high map
+            rows = CENTRE_CELL + [[k * maps.shape[1], 0] for k in range(len(maps))]
+            return self.encoder.rows(maps.reshape(-1, *maps.shape[2:]), rows.astype(np.int32))
         return np.concatenate([self.encoder.rows(features, CENTRE_CELL) for features in maps])
 
     def _decode(self, rows: F32) -> F32:
