@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ColorFitter",
     "FaceModel",
     "ModelError",
     "averaged_rows",
@@ -97,6 +98,23 @@ class FaceModel:
         principal_point: tuple[float, float],
         threads: int,
     ) -> _F32: ...
+
+@final
+class ColorFitter:
+    def __new__(cls, face_model: FaceModel, weights: _F32) -> Self: ...  # (N0,): what a stored vertex counts, 0 nothing
+    @property
+    def n_areas(self) -> int: ...
+    def fit(  # (F, K_alb), (F, 3, 9)
+        self,
+        image: _U8,  # (H, W, 3)
+        focal: float,
+        principal_point: tuple[float, float],
+        vertices_camera: _F32,  # (F, N, 3)
+        normals_camera: _F32,  # (F, N, 3)
+        albedo: _F32,  # (F, K_alb): expected, and kept where too little is seen
+        illumination: _F32,  # (F, 3, 9): kept where too little is seen
+        threads: int,
+    ) -> tuple[_F32, _F32]: ...
 
 def find_peaks(heatmap: _F32, threshold: float, window: int) -> tuple[_I32, _F32]: ...  # (P, 2) row, column; (P,)
 def gather_coefficients(coefficients: _F32, peaks: _I32) -> _F32: ...  # (C, h, w) -> (P, C)

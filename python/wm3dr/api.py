@@ -50,6 +50,10 @@ class Reconstructor:
     large_faces : bool
         The network knows faces of some 20 to 300 px. Where a photo is longer than 512 px at network scale, look at it
         once more at about 320 px (a tenth of the work), for the faces that are too large.
+    fit_colors : bool
+        Fit albedo and illumination to the photo when they, or anything coloured, are first asked for (a millisecond a
+        face; the result keeps the photo at network scale until then). False leaves what the encoder says: less like
+        the photo, and never disturbed by what hides the face.
     allow_fallback : bool
         Accept another provider than the first, with a warning, where it cannot be had.
 
@@ -75,6 +79,7 @@ class Reconstructor:
         score_threshold: float | None = None,
         *,
         large_faces: bool = True,
+        fit_colors: bool = True,
         allow_fallback: bool = False,
     ) -> None:
         self.threads = check_threads(threads)
@@ -85,7 +90,7 @@ class Reconstructor:
         elif providers is not None:
             raise ValueError("'providers' cannot be changed on an Encoder that is already open")
         self.encoder = encoder
-        self.large_faces = bool(large_faces)
+        self.large_faces, self.fit_colors = bool(large_faces), bool(fit_colors)
         self.encoder.contract.check_face_model(self.face_model)
         self.score_threshold = _checked_threshold(score_threshold, encoder.contract.peak_threshold)
 
@@ -191,6 +196,7 @@ class Reconstructor:
             face_model=self.face_model,
             camera=camera,
             threads=self.threads,
+            photo=levels[0] if self.fit_colors else None,
         )
         watch.lap("decode")
         result = Result(faces, dense.camera, size, self.provider, timings, dense)

@@ -12,8 +12,9 @@ from .camera import Camera
 from .dense import DenseFaces
 from .encoder import EncoderContract
 from .face_model import FaceModel
+from .image import NetworkInput
 from .placement import placed_in_camera
-from .result import Coefficients, Face, Pose
+from .result import Face, Pose
 
 F32 = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
@@ -49,6 +50,7 @@ def decode(
     face_model: FaceModel,
     camera: Camera | None,
     threads: int,
+    photo: NetworkInput | None = None,
 ) -> tuple[DenseFaces, tuple[Face, ...]]:
     """Place the faces in one camera and compute their sparse values.
 
@@ -62,6 +64,8 @@ def decode(
         The caller's camera; None takes the contract's at the scale of the photo or, where a face comes from the
         reduced photo, at that scale: a longer focal length, so that large faces keep the perspective in which the
         network saw them. Translations of the others are solved anew.
+    photo : NetworkInput, optional
+        Fit albedo and illumination to it when they are first asked for; None leaves the encoder's.
     """
     cameras = [Camera(contract.focal / level.scale, (size[0] / 2, size[1] / 2), size) for level in levels]
     slices = contract.slices()
@@ -98,6 +102,7 @@ def decode(
         translations=translations,
         camera=target,
         threads=threads,
+        photo=photo,
     )
     return dense, faces_from_dense(dense, scores, centers)
 
@@ -251,12 +256,6 @@ def faces_from_dense(dense: DenseFaces, scores: F32, centers: F32) -> tuple[Face
             rotation=dense.rotations[index],
             translation=dense.translations[index],
             pose=Pose(*poses[index]),
-            coefficients=Coefficients(
-                identity=dense.identity[index],
-                expression=dense.expression[index],
-                albedo=dense.albedo_coefficients[index],
-                illumination=dense.illumination[index],
-            ),
             dense=dense,
         )
         for index in range(len(dense))

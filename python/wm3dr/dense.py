@@ -6,7 +6,7 @@ All faces are decoded together: the native code walks each basis once for all of
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from . import _native
 from .camera import Camera
 from .face_model import FaceModel
+
+if TYPE_CHECKING:
+    from .image import NetworkInput
 
 F32 = NDArray[np.float32]
 T = TypeVar("T")
@@ -58,6 +61,8 @@ class DenseFaces:
         threads: int,
         scales: F32 | None = None,
         metric: NDArray[np.bool_] | None = None,
+        photo: "NetworkInput | None" = None,
+        colors_of: "DenseFaces | None" = None,
     ) -> None:
         """Keep the decoded values.
 
@@ -71,11 +76,17 @@ class DenseFaces:
             Millimetres per millimetre of the face model; None is 1.
         metric : (F,) bool, optional
             Whether the scale comes from a known size; None is False.
+        photo : NetworkInput, optional
+            Where albedo and illumination are fitted to when they are first asked for; None leaves them as they are.
+        colors_of : DenseFaces, optional
+            The same faces, whose albedo and illumination count instead of those given.
         """
         self.face_model = face_model
         self.camera = camera
-        self.identity, self.expression, self.albedo_coefficients = identity, expression, albedo
-        self.illumination, self.rotations, self.translations = illumination, rotations, translations
+        self.identity, self.expression = identity, expression
+        self.rotations, self.translations = rotations, translations
+        self._albedo, self._illumination = albedo, illumination
+        self._photo, self._colors_of = photo, colors_of
         self.threads = threads
         self.scales = np.ones(len(rotations), np.float32) if scales is None else scales
         self.metric = np.zeros(len(rotations), bool) if metric is None else metric
@@ -88,8 +99,6 @@ class DenseFaces:
         values: dict[str, Any] = {
             "identity": self.identity,
             "expression": self.expression,
-            "albedo": self.albedo_coefficients,
-            "illumination": self.illumination,
             "rotations": self.rotations,
             "translations": self.translations,
             "camera": self.camera,
@@ -97,6 +106,12 @@ class DenseFaces:
             "scales": self.scales,
             "metric": self.metric,
         }
+        pending = self._photo is not None or self._colors_of is not None
+        if pending and "albedo" not in changes and "illumination" not in changes:
+            # Not fitted before they are asked for, and then to these faces.
+            values |= {"albedo": self._albedo, "illumination": self._illumination, "colors_of": self}
+        else:
+            values |= {"albedo": self.albedo_coefficients, "illumination": self.illumination}
         return DenseFaces(self.face_model, **(values | changes))
 
     def __len__(self) -> int:
@@ -106,9 +121,9 @@ class DenseFaces:
         """Return what `compute` returned when it was first asked for under `name`; arrays become read-only."""
         with self._lock:
             if name not in self._kept:
-                value = compute()
-                arrays: list[Any] = list(vars(value).values()) if isinstance(value, RasterBuffers) else [value]
-                for array in arrays:
+                value: Any = compute()
+                parts = vars(value).values() if isinstance(value, RasterBuffers) else value
+                for array in parts if isinstance(value, RasterBuffers | tuple) else [value]:
                     array.flags.writeable = False
                 self._kept[name] = value
             kept: T = self._kept[name]
@@ -158,6 +173,42 @@ class DenseFaces:
     def normals(self) -> F32:
         """(F, N, 3) unit vectors out of the face, camera frame."""
         return self.once("normals", lambda: self._native.normals(self.vertices, self.threads))
+
+    @property
+    def albedo_coefficients(self) -> F32:
+        """(F, K_alb) standard deviations; fitted to the photo where there is one."""
+        return self._fitted[0]
+
+    @property
+    def illumination(self) -> F32:
+        """(F, 3, 9) with the ambient term; fitted to the photo where there is one."""
+        return self._fitted[1]
+
+    @property
+    def _fitted(self) -> tuple[F32, F32]:
+        """Albedo and illumination (CONVENTIONS.md §6)."""
+        if self._colors_of is not None:
+            return self._colors_of._fitted
+
+        def compute() -> tuple[F32, F32]:
+            photo = self._photo
+            if photo is None:
+                return self._albedo, self._illumination
+            width, height = photo.covered
+            fitted = self.face_model.color_fitter.fit(
+                np.ascontiguousarray(photo.pixels[0, :height, :width]),
+                self.camera.focal * photo.scale,
+                (self.camera.principal_point[0] * photo.scale, self.camera.principal_point[1] * photo.scale),
+                self.vertices,
+                self.normals,
+                self._albedo,
+                self._illumination,
+                self.threads,
+            )
+            self._photo = None
+            return fitted
+
+        return self.once("fitted", compute)
 
     @property
     def albedo(self) -> F32:

@@ -237,7 +237,6 @@ def _changed(face: Face, **rows: F32) -> Face:
         rotation=found.rotation,
         translation=found.translation,
         pose=found.pose,
-        coefficients=found.coefficients,
         dense=dense,
     )
 

@@ -48,16 +48,36 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """Coefficients of one face (CONVENTIONS.md §4); widths are the face model's."""
+    """Coefficients of one face (CONVENTIONS.md §4); widths are the face model's.
 
-    identity: F32
-    """(K_id,) standard deviations."""
-    expression: F32
-    """(K_exp,) full blendshapes."""
-    albedo: F32
-    """(K_alb,) standard deviations."""
-    illumination: F32
-    """(3, 9) spherical harmonics per channel R, G, B, the ambient term 0.8 included."""
+    Identity and expression are the encoder's; albedo and illumination are fitted to the photo when first asked for
+    (CONVENTIONS.md §6), or the encoder's with `Reconstructor(fit_colors=False)`.
+    """
+
+    dense: DenseFaces = field(repr=False)
+    """All faces of the photo."""
+    index: int
+    """Which of them."""
+
+    @property
+    def identity(self) -> F32:
+        """(K_id,) standard deviations."""
+        return self.dense.identity[self.index]
+
+    @property
+    def expression(self) -> F32:
+        """(K_exp,) full blendshapes."""
+        return self.dense.expression[self.index]
+
+    @property
+    def albedo(self) -> F32:
+        """(K_alb,) standard deviations."""
+        return self.dense.albedo_coefficients[self.index]
+
+    @property
+    def illumination(self) -> F32:
+        """(3, 9) spherical harmonics per channel R, G, B, the ambient term 0.8 included."""
+        return self.dense.illumination[self.index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +130,13 @@ class Face:
     """(3,) mm, model origin in the camera frame."""
     pose: Pose
     """Yaw, pitch, roll in degrees."""
-    coefficients: Coefficients
-    """What the encoder said about the face."""
     dense: DenseFaces = field(repr=False)
     """Dense geometry of all faces of the photo, shared by them."""
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """Identity, expression, albedo and illumination."""
+        return Coefficients(self.dense, self.index)
 
     @property
     def face_model(self) -> FaceModel:

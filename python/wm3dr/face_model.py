@@ -37,6 +37,8 @@ ARRAYS: dict[str, type[np.generic]] = {
     "mirror": np.int32,
 }
 """Arrays of a face-model file and their types."""
+COMPARED = {"skin": 1.0, "nose": 1.0, "brow": 0.5, "eyelids": 0.5, "upper_lip": 0.5, "lower_lip": 0.5}
+"""What the colour of a face part, left or right, counts when albedo and light are fitted to a photo; others do not."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,13 @@ class FaceModel:
         """(N,) the vertex on the other side; a vertex of the midline is its own."""
         return self.native.mirror
 
+    @cached_property
+    def color_fitter(self) -> _native.ColorFitter:
+        """Fits albedo and light to photos; compares colours on `COMPARED` regions."""
+        weights = np.array([COMPARED.get(_side_free(name), 0.0) for name in self.region_names], np.float32)
+        stored = self.regions[: int(self.stored_triangles.max()) + 1]
+        return _native.ColorFitter(self.native, weights[stored])
+
     def summary(self) -> dict[str, Any]:
         """Return what `wm3dr face-model info` prints, JSON-able."""
         low, high = self.mean_shape.min(axis=0), self.mean_shape.max(axis=0)
@@ -284,6 +293,11 @@ class FaceModel:
             "expression_names": list(self.expression_names),
             "regions": {name: int(count) for name, count in zip(self.region_names, labels, strict=True)},
         }
+
+
+def _side_free(region: str) -> str:
+    """Return the name of a face part without its side."""
+    return region.removeprefix("left_").removeprefix("right_")
 
 
 def parse_face_model(content: bytes) -> tuple[FaceModelMetadata, dict[str, NDArray[Any]]]:

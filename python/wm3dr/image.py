@@ -52,6 +52,18 @@ class NetworkInput:
     size: tuple[int, int]
     """(width, height) of the caller's image, after EXIF orientation for files."""
 
+    @property
+    def covered(self) -> tuple[int, int]:
+        """(width, height) of the photo in network pixels; the rest is padding."""
+        return _covered(self.size, self.scale)
+
+
+def _covered(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return how many whole network pixels (width, height) the photo covers, so that the scale is exact: at most one is
+    lost at the right and lower edge.
+    """
+    return max(1, int(size[0] * scale + 1e-6)), max(1, int(size[1] * scale + 1e-6))
+
 
 def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb") -> NetworkInput:
     """Read a photo and letterbox it for the network; never stretched, never enlarged.
@@ -77,8 +89,7 @@ def network_input(source: ImageSource, max_side: int, color: ColorOrder = "rgb")
     transpose, flip_x, flip_y = _UPRIGHT[photo.orientation]
     size = stored[::-1] if transpose else stored
     scale = min(1.0, max_side / max(size))
-    # Whole network pixels only, so that the scale is exact: at most one is lost at the right and lower edge.
-    small = (max(1, int(size[0] * scale + 1e-6)), max(1, int(size[1] * scale + 1e-6)))
+    small = _covered(size, scale)
     # The box of the upright photo that they cover, in the stored pixels.
     covered = [min(float(side), pixels / scale) for side, pixels in zip(size, small, strict=True)]
     left = size[0] - covered[0] if flip_x else 0.0

@@ -30,6 +30,14 @@ pub(crate) fn finite_f16(name: &'static str, values: &[f16]) -> Result<()> {
     }
 }
 
+/// Fails on the first negative value.
+pub(crate) fn not_negative(name: &'static str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|&v| v < 0.0) {
+        Some(index) => Err(Error::value(name, format!("{} at {index}", values[index]), "no negative value")),
+        None => Ok(()),
+    }
+}
+
 /// Fails unless every index is in `0..count`.
 pub(crate) fn indices(name: &'static str, values: &[i32], count: usize) -> Result<()> {
     numbers(values, 0, count)

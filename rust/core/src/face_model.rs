@@ -124,6 +124,11 @@ impl FaceModel {
         self.subdivision.refined()
     }
 
+    /// Vertices of the mesh as it is stored: the first of the refined mesh.
+    pub fn n_stored(&self) -> usize {
+        self.subdivision.coarse()
+    }
+
     /// Triangles of the refined mesh.
     pub fn n_triangles(&self) -> usize {
         self.triangles.len()
@@ -177,6 +182,11 @@ impl FaceModel {
     /// `(N,)`, refined. Where an edge has no mirror image, its midpoint maps to the mirror of its first end.
     pub fn mirror(&self) -> &[i32] {
         &self.mirror
+    }
+
+    /// `(n_albedo,)`: what each albedo coefficient adds to one channel of a stored vertex.
+    pub(crate) fn albedo_row(&self, vertex: usize, channel: usize) -> impl Iterator<Item = f32> {
+        self.albedo.row(3 * vertex + channel)
     }
 
     /// Vertices `(F, N, 3)` of F faces, mm, model frame, from `identity` `(F, n_identity)` and `expression`

@@ -88,6 +88,23 @@ pub fn colors(
     Ok(out)
 }
 
+/// H_b(n) of a unit normal in the OpenGL frame.
+pub(crate) fn harmonics([x, y, z]: [f32; 3]) -> [f32; 9] {
+    let [k0, k1, k2] = constants();
+    let root = 1.0 / (2.0 * 3f32.sqrt());
+    [
+        k0,
+        -k1 * y,
+        k1 * z,
+        -k1 * x,
+        k2 * x * y,
+        -k2 * y * z,
+        k2 * root * (3.0 * z * z - 1.0),
+        -k2 * x * z,
+        0.5 * k2 * (x * x - y * y),
+    ]
+}
+
 /// The frame in which normals come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Frame {
@@ -191,6 +208,9 @@ mod tests {
             for c in 0..3 {
                 let expected: f64 = (0..9).map(|b| f64::from(lights[i / 53][9 * c + b]) * h[b]).sum();
                 assert!((f64::from(got[c]) - expected).abs() < 2e-6, "{i} {c}");
+            }
+            for (band, expected) in harmonics(*normal).into_iter().zip(h) {
+                assert!((f64::from(band) - expected).abs() < 1e-6, "{i}");
             }
         }
         for threads in [2, 5] {

@@ -1,7 +1,7 @@
 //! Faces in 3D from an encoder's maps: peaks, morphable model, camera, shading and a rasterizer.
 //!
 //! Frames, units and layouts are those of `CONVENTIONS.md`. The stages, in the order in which a photo passes them:
-//! [`peaks`] → [`coefficients`] → [`pose`] → [`FaceModel`] → [`camera`] → [`mesh`] → [`illumination`] → [`raster`]. A stage
+//! [`peaks`] → [`coefficients`] → [`pose`] → [`FaceModel`] → [`camera`] → [`mesh`] → [`color_fit`] → [`illumination`] → [`raster`]. A stage
 //! takes plain slices, checks them, and returns owned vectors; none keeps state between calls. Results do not depend on
 //! the number of threads.
 
@@ -16,6 +16,7 @@ mod subdivision;
 
 pub mod camera;
 pub mod coefficients;
+pub mod color_fit;
 pub mod illumination;
 pub mod mesh;
 pub mod peaks;

@@ -64,7 +64,7 @@ fn normalise_sum(sum: &mut [f32; 3]) {
 
 /// `v` at length 1, or 0 if its square is below `least`.
 #[inline(always)]
-fn normalised(v: [f32; 3], least: f32) -> [f32; 3] {
+pub(crate) fn normalised(v: [f32; 3], least: f32) -> [f32; 3] {
     let square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
     let scale = if square >= least { 1.0 / square.sqrt() } else { 0.0 };
     [v[0] * scale, v[1] * scale, v[2] * scale]

@@ -202,6 +202,10 @@ impl PyFaceModel {
 }
 
 impl PyFaceModel {
+    pub(crate) fn model(&self) -> &FaceModel {
+        &self.model
+    }
+
     fn shape_coefficients<'py>(
         &self,
         identity: &Bound<'py, PyAny>,

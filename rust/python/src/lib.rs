@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arrays;
+mod color_fit;
 mod errors;
 mod face_model;
 mod raster;
@@ -17,6 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule(gil_used = true)]
 mod _native {
+    #[pymodule_export]
+    use super::color_fit::PyColorFitter;
     #[pymodule_export]
     use super::errors::ModelError;
     #[pymodule_export]

@@ -92,6 +92,12 @@ impl PackedBasis {
         Isa::detect().faces()
     }
 
+    /// One row, without the mean.
+    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = f32> {
+        let columns = &self.blocks[row / ROWS * self.columns..][..self.columns];
+        columns.iter().map(move |block| block.0[row % ROWS].to_f32())
+    }
+
     /// Rows of a block: the mean, and each column.
     pub(crate) fn block(&self, block: usize) -> (&[f32; ROWS], impl Iterator<Item = [f32; ROWS]>) {
         let columns = &self.blocks[block * self.columns..(block + 1) * self.columns];

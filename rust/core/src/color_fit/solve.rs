@@ -1,0 +1,422 @@
+//! Light and albedo of areas whose colours are known, each by a least-squares problem.
+
+use crate::illumination::ILLUMINATION;
+use crate::simd::{self, Kernel, Lanes};
+
+/// After the light alone, light and albedo are solved so many times in turn.
+const ROUNDS: usize = 2;
+/// Deviation of an area's colour from albedo times light that counts as one.
+const COLOR_SIGMA: f32 = 0.04;
+/// What an area's deviation weighs against the priors of light and of albedo; neighbouring areas are not independent.
+const LIGHT_WEIGHT: f32 = 0.01;
+const ALBEDO_WEIGHT: f32 = 1.0;
+/// Deviation of the light from what is expected, of its grey part and of what each channel has more: tinted light would
+/// explain the tone of the skin, or something in front of it.
+const GREY_SIGMA: f64 = 0.2;
+const TINT_SIGMA: f64 = 0.04;
+/// Deviations of more than so many [`COLOR_SIGMA`] are taken for something in front of the face; of more medians, where
+/// most areas deviate more than that.
+const ROBUST: f32 = 2.5;
+const MEDIANS: f32 = 1.7;
+/// Rows of the albedo's problem that are taken together, so that they stay in the nearest cache.
+const PANEL: usize = 96;
+/// Columns that the kernel takes together.
+const WIDTH: usize = 16;
+
+/// Albedo of areas as a linear function of its coefficients.
+#[derive(Debug)]
+pub(super) struct Areas {
+    columns: usize,
+    /// Mean albedo of each area.
+    mean: Vec<[f32; 3]>,
+    /// `(areas, 3, padded columns)`.
+    basis: Vec<f32>,
+}
+
+impl Areas {
+    /// No area yet, of so many coefficients.
+    pub(super) fn new(columns: usize) -> Self {
+        Self { columns, mean: Vec::new(), basis: Vec::new() }
+    }
+
+    /// Adds an area with its mean albedo and `(3, columns)` basis.
+    pub(super) fn push(&mut self, mean: [f32; 3], basis: &[f32]) {
+        self.mean.push(mean);
+        for row in basis.chunks(self.columns.max(1)) {
+            self.basis.extend(row);
+            self.basis.resize(self.basis.len().next_multiple_of(WIDTH), 0.0);
+        }
+    }
+
+    /// Coefficients.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// Solves light and albedo in turn; both hold the expected values at first.
+    pub(super) fn solve(&self, seen: &[Seen], albedo: &mut [f32], illumination: &mut [f32; ILLUMINATION]) {
+        let expected: Vec<f64> = albedo.iter().map(|&a| f64::from(a)).collect();
+        let expected_light = *illumination;
+        let mut reflected: Vec<_> = seen.iter().map(|s| self.reflectance(s.area, albedo)).collect();
+        let mut trust = trusted(seen, &reflected, illumination);
+        for round in 0..=ROUNDS {
+            *illumination = solved_light(seen, &trust, &reflected, &expected_light);
+            if round > 0 {
+                self.solve_albedo(seen, &trust, illumination, &expected, albedo);
+            }
+            if round < ROUNDS {
+                reflected = seen.iter().map(|s| self.reflectance(s.area, albedo)).collect();
+                trust = trusted(seen, &reflected, illumination);
+            }
+        }
+    }
+
+    /// The albedo with which areas under known light look as they do.
+    fn solve_albedo(
+        &self,
+        seen: &[Seen],
+        trust: &[f32],
+        illumination: &[f32; ILLUMINATION],
+        expected: &[f64],
+        albedo: &mut [f32],
+    ) {
+        let (n, padded) = (self.columns, self.columns.next_multiple_of(WIDTH));
+        let mut rows = Vec::with_capacity(3 * seen.len());
+        for (s, trust) in seen.iter().zip(trust) {
+            let root = (ALBEDO_WEIGHT * s.weight * trust).sqrt() / COLOR_SIGMA;
+            for (channel, shade) in s.shade(illumination).into_iter().enumerate() {
+                let target = root * (s.color[channel] - shade * self.mean[s.area][channel]);
+                rows.push(AlbedoRow { row: 3 * s.area + channel, scale: root * shade, target });
+            }
+        }
+        let mut gram = vec![0.0; padded * padded];
+        let mut right = vec![0.0; padded];
+        simd::run(Gram { basis: &self.basis, padded, rows: &rows, gram: &mut gram, right: &mut right });
+        let mut system: Vec<_> =
+            gram.chunks(padded.max(1)).take(n).flat_map(|row| &row[..n]).map(|&g| f64::from(g)).collect();
+        let mut solution: Vec<_> = right.iter().zip(expected).map(|(&r, e)| f64::from(r) + e).collect();
+        (0..n).for_each(|i| system[i * n + i] += 1.0);
+        solve_symmetric(&mut system, &mut solution);
+        for (albedo, solved) in albedo.iter_mut().zip(solution) {
+            *albedo = solved as f32;
+        }
+    }
+
+    /// Albedo of an area.
+    fn reflectance(&self, area: usize, albedo: &[f32]) -> [f32; 3] {
+        let padded = self.columns.next_multiple_of(WIDTH);
+        std::array::from_fn(|channel| {
+            let row = &self.basis[(3 * area + channel) * padded..][..self.columns];
+            // Apart in lanes, so that the compiler fills registers with them.
+            let mut sums = [0.0; WIDTH];
+            for (row, albedo) in row.chunks(WIDTH).zip(albedo.chunks(WIDTH)) {
+                for ((sum, b), a) in sums.iter_mut().zip(row).zip(albedo) {
+                    *sum += b * a;
+                }
+            }
+            self.mean[area][channel] + sums.iter().sum::<f32>()
+        })
+    }
+}
+
+/// An area of a face in a photo.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) area: usize,
+    pub(super) weight: f32,
+    /// In [0, 1].
+    pub(super) color: [f32; 3],
+    /// Spherical harmonics of its normal.
+    pub(super) bands: [f32; 9],
+}
+
+impl Seen {
+    fn shade(&self, illumination: &[f32; ILLUMINATION]) -> [f32; 3] {
+        std::array::from_fn(|channel| {
+            self.bands.iter().zip(&illumination[9 * channel..]).map(|(band, light)| band * light).sum()
+        })
+    }
+}
+
+/// How much each area counts, by how far it is from albedo times light: (1 + d²)⁻² (Geman and McClure's estimator).
+fn trusted(seen: &[Seen], reflected: &[[f32; 3]], illumination: &[f32; ILLUMINATION]) -> Vec<f32> {
+    let deviation = |(s, reflected): (&Seen, &[f32; 3])| {
+        let shade = s.shade(illumination);
+        (0..3).map(|c| (shade[c] * reflected[c] - s.color[c]).abs() / 3.0).sum::<f32>()
+    };
+    let deviations: Vec<_> = seen.iter().zip(reflected).map(deviation).collect();
+    let mut sorted = deviations.clone();
+    let (_, &mut median, _) = sorted.select_nth_unstable_by(deviations.len() / 2, f32::total_cmp);
+    let scale = (ROBUST * COLOR_SIGMA).max(MEDIANS * median);
+    deviations.iter().map(|d| (1.0 + (d / scale).powi(2)).powi(-2)).collect()
+}
+
+/// The light under which areas of known albedo look as they do.
+fn solved_light(
+    seen: &[Seen],
+    trust: &[f32],
+    reflected: &[[f32; 3]],
+    expected: &[f32; ILLUMINATION],
+) -> [f32; ILLUMINATION] {
+    // Unknown are the grey part and what each channel has more.
+    const N: usize = 9 + ILLUMINATION;
+    let mut system = vec![0.0; N * N];
+    let mut right = vec![0.0; N];
+    let grey = |band: usize| (0..3).map(|channel| f64::from(expected[9 * channel + band])).sum::<f64>() / 3.0;
+    for i in 0..N {
+        let (value, sigma) = match i.checked_sub(9) {
+            None => (grey(i), GREY_SIGMA),
+            Some(k) => (f64::from(expected[k]) - grey(k % 9), TINT_SIGMA),
+        };
+        system[i * N + i] = sigma.powi(-2);
+        right[i] = value * sigma.powi(-2);
+    }
+    for channel in 0..3 {
+        let (mut gram, mut sums) = ([[0.0f32; 9]; 9], [0.0f32; 9]);
+        for ((s, trust), reflected) in seen.iter().zip(trust).zip(reflected) {
+            let weight = LIGHT_WEIGHT * s.weight * trust / (COLOR_SIGMA * COLOR_SIGMA) * reflected[channel];
+            let scaled = s.bands.map(|band| weight * reflected[channel] * band);
+            for (gram, scaled) in gram.iter_mut().zip(scaled) {
+                for (gram, band) in gram.iter_mut().zip(s.bands) {
+                    *gram += scaled * band;
+                }
+            }
+            for (sum, band) in sums.iter_mut().zip(s.bands) {
+                *sum += weight * s.color[channel] * band;
+            }
+        }
+        let own = 9 * (channel + 1);
+        for i in 0..9 {
+            for (row, at) in [i, own + i].into_iter().flat_map(|row| [(row, 0), (row, own)]) {
+                for j in 0..9 {
+                    system[row * N + at + j] += f64::from(gram[i][j]);
+                }
+            }
+            right[i] += f64::from(sums[i]);
+            right[own + i] += f64::from(sums[i]);
+        }
+    }
+    solve_symmetric(&mut system, &mut right);
+    std::array::from_fn(|i| (right[i % 9] + right[9 + i]) as f32)
+}
+
+/// One row of the albedo's problem: `scale` times a row of the basis, times the coefficients, is to be `target`.
+struct AlbedoRow {
+    row: usize,
+    scale: f32,
+    target: f32,
+}
+
+/// Normal equations of the albedo: adds to `gram` (padded, padded), from the diagonal's blocks to the right, and `right`.
+struct Gram<'a> {
+    basis: &'a [f32],
+    padded: usize,
+    rows: &'a [AlbedoRow],
+    gram: &'a mut [f32],
+    right: &'a mut [f32],
+}
+
+impl Kernel for Gram<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        /// Rows of the Gram matrix whose sums are kept in registers.
+        const HEIGHT: usize = 4;
+        let Self { basis, padded, rows, gram, right } = self;
+        let mut panel = vec![0.0f32; PANEL * padded];
+        for rows in rows.chunks(PANEL) {
+            let panel = &mut panel[..rows.len() * padded];
+            for (scaled, row) in panel.chunks_mut(padded).zip(rows) {
+                let basis = &basis[row.row * padded..][..padded];
+                for ((scaled, b), right) in scaled.iter_mut().zip(basis).zip(&mut *right) {
+                    *scaled = row.scale * b;
+                    *right += row.target * *scaled;
+                }
+            }
+            for first in (0..padded).step_by(HEIGHT) {
+                for column in (first / WIDTH * WIDTH..padded).step_by(WIDTH) {
+                    let mut sums = [[0.0f32; WIDTH]; HEIGHT];
+                    for row in panel.chunks_exact(padded) {
+                        let Some(columns) = row[column..].first_chunk::<WIDTH>() else { continue };
+                        let Some(factors) = row[first..].first_chunk::<HEIGHT>() else { continue };
+                        for (sums, factor) in sums.iter_mut().zip(factors) {
+                            for (sum, value) in sums.iter_mut().zip(columns) {
+                                *sum += factor * value;
+                            }
+                        }
+                    }
+                    for (i, sums) in sums.iter().enumerate() {
+                        for (gram, sum) in gram[(first + i) * padded + column..].iter_mut().zip(sums) {
+                            *gram += sum;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Solves `system` · x = `right` for a symmetric, positive-definite system `(n, n)` of which the upper half is read, by
+/// Cholesky's decomposition; x is left in `right`, which may be longer.
+fn solve_symmetric(system: &mut [f64], right: &mut [f64]) {
+    let n = system.len().isqrt();
+    // Uᵀ U = system, row by row.
+    for k in 0..n {
+        let pivot = 1.0 / system[k * n + k].sqrt();
+        for value in &mut system[k * n + k..(k + 1) * n] {
+            *value *= pivot;
+        }
+        let (done, rest) = system.split_at_mut((k + 1) * n);
+        let row = &done[k * n..];
+        for i in k + 1..n {
+            let factor = row[i];
+            for (value, above) in rest[(i - k - 1) * n + i..(i - k) * n].iter_mut().zip(&row[i..]) {
+                *value -= factor * above;
+            }
+        }
+    }
+    for k in 0..n {
+        right[k] /= system[k * n + k];
+        let value = right[k];
+        for (right, factor) in right[k + 1..].iter_mut().zip(&system[k * n + k + 1..(k + 1) * n]) {
+            *right -= value * factor;
+        }
+    }
+    for k in (0..n).rev() {
+        let sum: f64 = system[k * n + k + 1..(k + 1) * n].iter().zip(&right[k + 1..]).map(|(u, x)| u * x).sum();
+        right[k] = (right[k] - sum) / system[k * n + k];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::illumination::harmonics;
+    use crate::mesh::normalised;
+
+    fn number(i: usize) -> f32 {
+        ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
+    }
+
+    /// So many areas and columns, and areas that are seen with colours which no albedo and light explain.
+    fn problem(count: usize, columns: usize) -> (Areas, Vec<Seen>) {
+        let mut areas = Areas::new(columns);
+        for area in 0..count {
+            let basis: Vec<_> = (0..3 * columns).map(|i| 0.05 * number(area * 3 * columns + i)).collect();
+            areas.push(std::array::from_fn(|c| 0.5 + 0.1 * number(3 * area + c)), &basis);
+        }
+        let seen = |area: usize| {
+            let normal = normalised([number(area), number(area + 77), 1.0], f32::MIN_POSITIVE);
+            let color = std::array::from_fn(|c| 0.4 + 0.2 * number(5 * area + c));
+            Seen { area, weight: 3.0 + number(area), color, bands: harmonics(normal) }
+        };
+        (areas, (0..count).map(seen).collect())
+    }
+
+    fn light() -> [f32; ILLUMINATION] {
+        std::array::from_fn(|i| if i % 9 == 0 { 0.8 } else { 0.1 * number(i) })
+    }
+
+    /// Σ weight · trust · |shade · (mean + basis · albedo) − color|² / σ², in float64.
+    fn misfit(areas: &Areas, seen: &[Seen], trust: &[f32], light: &[f64], albedo: &[f64]) -> f64 {
+        let padded = areas.columns.next_multiple_of(WIDTH);
+        let mut sum = 0.0;
+        for (s, trust) in seen.iter().zip(trust) {
+            for c in 0..3 {
+                let row = &areas.basis[(3 * s.area + c) * padded..][..areas.columns];
+                let modes: f64 = row.iter().zip(albedo).map(|(&b, a)| f64::from(b) * a).sum();
+                let shade: f64 = s.bands.iter().zip(&light[9 * c..]).map(|(&b, l)| f64::from(b) * l).sum();
+                let difference = shade * (f64::from(areas.mean[s.area][c]) + modes) - f64::from(s.color[c]);
+                sum += f64::from(s.weight * trust) * difference.powi(2);
+            }
+        }
+        sum / f64::from(COLOR_SIGMA).powi(2)
+    }
+
+    fn wide(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    /// The objective is smaller at `best` than a little beside it, in every direction.
+    fn assert_least(objective: impl Fn(&[f64]) -> f64, best: &[f64]) {
+        let least = objective(best);
+        for i in 0..best.len() {
+            for step in [-0.02, 0.02] {
+                let mut beside = best.to_vec();
+                beside[i] += step;
+                assert!(objective(&beside) > least, "{i} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_albedo_is_the_best_one() {
+        for (count, columns) in [(50, 5), (80, 16), (130, 37)] {
+            let (areas, seen) = problem(count, columns);
+            let trust: Vec<_> = (0..count).map(|a| 0.6 + 0.4 * number(a)).collect();
+            let expected: Vec<_> = (0..columns).map(|k| f64::from(0.3 * number(k + 5))).collect();
+            let mut albedo = vec![0.0; columns];
+            areas.solve_albedo(&seen, &trust, &light(), &expected, &mut albedo);
+            let objective = |albedo: &[f64]| {
+                let prior: f64 = albedo.iter().zip(&expected).map(|(a, e)| (a - e).powi(2)).sum();
+                f64::from(ALBEDO_WEIGHT) * misfit(&areas, &seen, &trust, &wide(&light()), albedo) + prior
+            };
+            assert_least(objective, &wide(&albedo));
+        }
+    }
+
+    #[test]
+    fn the_light_is_the_best_one() {
+        let (areas, seen) = problem(60, 4);
+        let trust: Vec<_> = (0..60).map(|a| 0.6 + 0.4 * number(a)).collect();
+        let albedo = [0.5, -0.2, 0.1, 1.0];
+        let reflected: Vec<_> = seen.iter().map(|s| areas.reflectance(s.area, &albedo)).collect();
+        let found = solved_light(&seen, &trust, &reflected, &light());
+        // Of all greys and tints that add up to a light, its prior is that of the likeliest.
+        let prior = |light_: &[f64]| -> f64 {
+            let offset = |c: usize, b: usize| light_[9 * c + b] - f64::from(light()[9 * c + b]);
+            let (grey, tint) = (GREY_SIGMA.powi(-2), TINT_SIGMA.powi(-2));
+            (0..9)
+                .map(|b| {
+                    let common = (0..3).map(|c| tint * offset(c, b)).sum::<f64>() / (3.0 * tint + grey);
+                    grey * common.powi(2) + (0..3).map(|c| tint * (offset(c, b) - common).powi(2)).sum::<f64>()
+                })
+                .sum()
+        };
+        let objective = |light: &[f64]| {
+            f64::from(LIGHT_WEIGHT) * misfit(&areas, &seen, &trust, light, &wide(&albedo)) + prior(light)
+        };
+        assert_least(objective, &wide(&found));
+    }
+
+    #[test]
+    fn areas_far_from_the_others_are_not_trusted() {
+        let (areas, mut seen) = problem(60, 4);
+        let reflected: Vec<_> = seen.iter().map(|s| areas.reflectance(s.area, &[0.0; 4])).collect();
+        for (number, (s, reflected)) in seen.iter_mut().zip(&reflected).enumerate() {
+            let shade = s.shade(&light());
+            let off = if number < 15 { 0.5 } else { 0.02 };
+            s.color = std::array::from_fn(|c| shade[c] * reflected[c] + off);
+        }
+        let trust = trusted(&seen, &reflected, &light());
+        assert!(trust[..15].iter().all(|&t| t < 0.01) && trust[15..].iter().all(|&t| t > 0.9));
+    }
+
+    #[test]
+    fn systems_are_solved() {
+        for n in [1usize, 2, 7, 40] {
+            let root: Vec<f64> = (0..n * n).map(|i| f64::from(number(i))).collect();
+            let product = |i: usize, j: usize| (0..n).map(|k| root[k * n + i] * root[k * n + j]).sum::<f64>();
+            let entry = |i: usize, j: usize| product(i, j) + if i == j { 0.5 } else { 0.0 };
+            let mut system: Vec<_> = (0..n * n).map(|i| entry(i / n, i % n)).collect();
+            let expected: Vec<_> = (0..n).map(|i| f64::from(number(i + 3))).collect();
+            let mut right: Vec<_> = (0..n).map(|i| (0..n).map(|j| entry(i, j) * expected[j]).sum()).collect();
+            solve_symmetric(&mut system, &mut right);
+            assert!(right.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9));
+        }
+    }
+}
