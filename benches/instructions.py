@@ -19,7 +19,7 @@ import click
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Path(__file__).with_suffix(".json")
-STAGES = ("shapes", "boxes", "normals", "colors", "rasterize", "render")
+STAGES = ("shapes", "boxes", "normals", "colors", "fit_colors", "rasterize", "render")
 TOLERANCE = 1.15
 
 

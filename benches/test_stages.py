@@ -53,6 +53,21 @@ def test_colors(benchmark, faces, threads):
 
 
 @FACES
+def test_fit_colors(benchmark, faces, threads):
+    native, s = face_model().native, scene(faces, 200)
+    normals = native.normals(s.vertices, 1)
+    colors = _native.colors(native.albedos(s.albedo, 1), normals, s.illumination, 1)
+    stored = face_model().stored_triangles
+    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    photo = _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, 1, True)[-1]
+    expected = (np.zeros_like(s.albedo), np.full_like(s.illumination, 0.8) * np.eye(9, dtype=np.float32)[0])
+    arguments = (photo, FOCAL, CENTRE, s.vertices, normals, *expected, threads)
+    albedo, light = face_model().color_fitter.fit(*arguments)
+    assert np.abs(albedo).max() > 0.1 and light.shape == s.illumination.shape
+    benchmark(face_model().color_fitter.fit, *arguments)
+
+
+@FACES
 def test_normals_colors_projection(benchmark, faces, threads):
     native, s = face_model().native, scene(faces, 200)
     albedo = native.albedos(s.albedo, 1)

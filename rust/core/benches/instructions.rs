@@ -8,7 +8,7 @@ use wm3dr_core::{camera, illumination};
 
 mod model;
 
-use model::{EXPRESSION, IDENTITY, SIZE, face_model, vertices};
+use model::{EXPRESSION, IDENTITY, SIZE, color_fitter, face_model, photo, pixels, vertices};
 
 /// The function that the counter is switched on in.
 #[inline(never)]
@@ -36,6 +36,11 @@ fn main() {
         }
         "normals" => measured(&mut || drop(black_box(model.normals(&points, 1, 1)))),
         "colors" => measured(&mut || drop(black_box(illumination::colors(&points, &normals, &light, 1)))),
+        "fit_colors" => {
+            let (fitter, pixels) = (color_fitter(&model), pixels());
+            let (meshes, expected) = ((&points[..], &normals[..]), (&[0.1; IDENTITY][..], &light[..]));
+            measured(&mut || drop(black_box(fitter.fit(&photo(&pixels), meshes, expected, 1))));
+        }
         "rasterize" => measured(&mut || drop(black_box(draw(&meshes, &view, None, 1)))),
         "render" => {
             let colors = Colors { triangles: model.triangles(), colors: &colors };

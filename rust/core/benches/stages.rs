@@ -8,10 +8,11 @@ use wm3dr_core::{illumination, mesh, peaks};
 
 mod model;
 
-use model::{EXPRESSION, IDENTITY, SIZE, face_model, vertices};
+use model::{EXPRESSION, IDENTITY, SIZE, color_fitter, face_model, photo, pixels, vertices};
 
 fn stages(c: &mut Criterion) {
     let model = face_model();
+    let (fitter, pixels) = (color_fitter(&model), pixels());
     for (faces, threads) in [(1, 1), (1, 2), (10, 1), (10, 2)] {
         let id = |name: &str| format!("{name}, {faces} faces, {threads} threads");
         let identity = vec![0.1; faces * IDENTITY];
@@ -28,6 +29,10 @@ fn stages(c: &mut Criterion) {
         let light = vec![[0.1; illumination::ILLUMINATION]; faces];
         c.bench_function(&id("colors"), |b| {
             b.iter(|| illumination::colors(black_box(&points), &normals, &light, threads));
+        });
+        let expected = vec![0.1; faces * IDENTITY];
+        c.bench_function(&id("fit_colors"), |b| {
+            b.iter(|| fitter.fit(&photo(&pixels), (black_box(&points), &normals), (&expected, &light), threads));
         });
         for height in [200.0, 450.0] {
             let points = vertices(&model, faces, height);

@@ -28,6 +28,14 @@ pub(crate) trait Lanes {
     fn add_ints(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Sums.
     fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Products.
+    fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The same value in every lane.
+    fn splat(value: f32) -> Self::Floats;
+    /// The first [`Self::COUNT`] of values that are as many.
+    fn load(values: &[f32]) -> Self::Floats;
+    /// Writes into the first [`Self::COUNT`] of values that are as many.
+    fn store(value: Self::Floats, values: &mut [f32]);
     /// Where no edge function is negative and `value` is greater than the one that is there: replaces that and its number,
     /// in the first [`Self::COUNT`] elements of two slices that have as many.
     fn replace(
@@ -102,6 +110,26 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn mul_floats(a: f32x4, b: f32x4) -> f32x4 {
+        a * b
+    }
+
+    #[inline(always)]
+    fn splat(value: f32) -> f32x4 {
+        f32x4::splat(value)
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> f32x4 {
+        f32x4::new([values[0], values[1], values[2], values[3]])
+    }
+
+    #[inline(always)]
+    fn store(value: f32x4, values: &mut [f32]) {
+        values[..4].copy_from_slice(&value.to_array());
+    }
+
+    #[inline(always)]
     fn replace(edges: [i32x4; 3], value: f32x4, number: i32x4, values: &mut [f32], numbers: &mut [i32]) {
         let (Some(values), Some(numbers)) = (values.first_chunk_mut::<4>(), numbers.first_chunk_mut::<4>()) else {
             return;
@@ -166,6 +194,30 @@ mod x86 {
         fn add_floats(a: __m256, b: __m256) -> __m256 {
             // SAFETY: the processor has AVX2.
             unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_floats(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the processor has AVX2.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn splat(value: f32) -> __m256 {
+            // SAFETY: the processor has AVX2.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        fn load(values: &[f32]) -> __m256 {
+            // SAFETY: the processor has AVX2; the slice has the 32 bytes that are read, in any alignment.
+            unsafe { _mm256_loadu_ps(values[..8].as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(value: __m256, values: &mut [f32]) {
+            // SAFETY: the processor has AVX2; the slice has the 32 bytes that are written, in any alignment.
+            unsafe { _mm256_storeu_ps(values[..8].as_mut_ptr(), value) }
         }
 
         #[inline(always)]

@@ -1,6 +1,7 @@
 //! A synthetic model of real size, for the benchmarks.
 
 use half::f16;
+use wm3dr_core::color_fit::{ColorFitter, Photo};
 use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS};
 
 const COLUMNS: usize = 95;
@@ -51,4 +52,19 @@ pub fn vertices(model: &FaceModel, faces: usize, height: f32) -> Vec<[f32; 3]> {
     let depth = 1015.0 * 200.0 / height;
     let shift = |f: usize| (f as f32 - (faces - 1) as f32 / 2.0) * 30.0;
     (0..faces).flat_map(|f| model.mean_shape().iter().map(move |v| [v[0] + shift(f), -v[1], depth - v[2]])).collect()
+}
+
+/// The areas of the model, all of whose vertices count the same.
+pub fn color_fitter(model: &FaceModel) -> ColorFitter {
+    ColorFitter::new(model, &vec![1.0; COLUMNS * COLUMNS]).expect("as many weights as stored vertices")
+}
+
+/// Pixels of a photo in which everything differs a little from everything else.
+pub fn pixels() -> Vec<[u8; 3]> {
+    (0..SIZE[0] * SIZE[1]).map(|i| std::array::from_fn(|c| (90 + 20 * c + (i * 7919 + c * 31) % 67) as u8)).collect()
+}
+
+/// A photo of these pixels, and its camera.
+pub fn photo(pixels: &[[u8; 3]]) -> Photo<'_> {
+    Photo { pixels, size: SIZE, focal: 1015.0, principal_point: [256.0; 2] }
 }

@@ -9,13 +9,14 @@
 mod solve;
 
 use crate::check;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::face_model::FaceModel;
 use crate::illumination::{ILLUMINATION, harmonics};
 use crate::mesh::normalised;
 use crate::patches::cut;
 use crate::{camera, parallel};
 use solve::{Areas, Seen};
+use wide::f32x4;
 
 /// Vertices of an area.
 const AREA: usize = 12;
@@ -48,8 +49,9 @@ pub struct ColorFitter {
     vertices: usize,
     /// Of these the first are stored, the others midpoints.
     stored: usize,
-    /// Vertex and its area.
-    members: Vec<(u32, u32)>,
+    /// The vertices of each area, one area after the other, and where each begins and the last ends.
+    members: Vec<u32>,
+    bounds: Vec<usize>,
     /// What an area counts for each vertex of it that is seen.
     weights: Vec<f32>,
     areas: Areas,
@@ -96,10 +98,15 @@ impl ColorFitter {
             }
             areas.push(std::array::from_fn(|c| mean_of(group, |v| mean_albedo[v][c])), &basis);
         }
+        let mut bounds = vec![0];
+        for group in &groups {
+            bounds.push(bounds[bounds.len() - 1] + group.len());
+        }
         Ok(Self {
             vertices: model.n_vertices(),
             stored,
-            members: groups.iter().zip(0..).flat_map(|(group, k)| group.iter().map(move |&v| (v as u32, k))).collect(),
+            members: groups.iter().flatten().map(|&v| v as u32).collect(),
+            bounds,
             weights: groups.iter().map(|group| mean_of(group, |v| weights[v])).collect(),
             areas,
         })
@@ -114,7 +121,8 @@ impl ColorFitter {
     /// `(F, n_albedo)` and `illumination` `(F, 3, 9)` are what is expected; a face of which too little is seen keeps them.
     ///
     /// # Errors
-    /// Lengths that do not fit, a non-finite value, a camera without positive focal length, too many threads.
+    /// Lengths that do not fit, a non-finite value (midpoints are not read), a camera without positive focal length, too
+    /// many threads.
     pub fn fit(
         &self,
         photo: &Photo<'_>,
@@ -128,14 +136,14 @@ impl ColorFitter {
         check::length("vertices_camera", vertices_camera.len(), faces * self.vertices, "rows")?;
         check::length("normals_camera", normals_camera.len(), faces * self.vertices, "rows")?;
         check::length("albedo", albedo.len(), faces * self.areas.columns(), "values")?;
-        check::finite("vertices_camera", vertices_camera.as_flattened())?;
-        check::finite("normals_camera", normals_camera.as_flattened())?;
         check::finite("albedo", albedo)?;
         check::finite("illumination", illumination.as_flattened())?;
         let mut out = ColorFits { albedo: albedo.to_vec(), illumination: illumination.to_vec() };
         if faces == 0 {
             return Ok(out);
         }
+        self.check_finite("vertices_camera", vertices_camera)?;
+        self.check_finite("normals_camera", normals_camera)?;
         let mut projected = vec![Projected::default(); faces];
         let meshes = vertices_camera.chunks(self.vertices).map(|mesh| &mesh[..self.stored]);
         parallel::for_each(threads, projected.iter_mut().zip(meshes), |(out, mesh)| {
@@ -153,6 +161,17 @@ impl ColorFitter {
         Ok(out)
     }
 
+    /// Fails on the first NaN or infinity at a stored vertex.
+    fn check_finite(&self, name: &'static str, values: &[[f32; 3]]) -> Result<()> {
+        for (face, values) in values.chunks(self.vertices).enumerate() {
+            check::finite(name, values[..self.stored].as_flattened()).map_err(|error| match error {
+                Error::NonFinite { name, index } => Error::NonFinite { name, index: index + 3 * face * self.vertices },
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+
     /// The areas that are seen, with what the photo shows of them.
     fn seen(
         &self,
@@ -162,64 +181,56 @@ impl ColorFitter {
         (vertices, normals): (&[[f32; 3]], &[[f32; 3]]),
     ) -> Vec<Seen> {
         let grid = Grid::new(own, all);
-        let mut sums = vec![Sum::default(); self.n_areas()];
-        for &(vertex, area) in &self.members {
-            let vertex = vertex as usize;
-            let (point, place, normal) = (vertices[vertex], own.places[vertex], normals[vertex]);
-            let dot = |a: [f32; 3], b: [f32; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-            let facing = -dot(point, normal) / dot(point, point).sqrt();
-            // Not a number where the vertex is at the camera: never seen.
-            if facing > GRAZING && photo.contains(place) && grid.shows(place) {
-                sums[area as usize].add(facing, photo.color(place), normal);
+        let mut out = Vec::with_capacity(self.n_areas());
+        for (area, bounds) in self.bounds.windows(2).enumerate() {
+            // Sums over the vertices that are seen, each times how squarely it faces the camera: RGB and 1, and the normal.
+            let (mut color, mut normal) = (f32x4::ZERO, f32x4::ZERO);
+            for &vertex in &self.members[bounds[0]..bounds[1]] {
+                let vertex = vertex as usize;
+                let (point, place, [x, y, z]) = (vertices[vertex], own.places[vertex], normals[vertex]);
+                let dot = |a: [f32; 3], b: [f32; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+                let facing = -dot(point, [x, y, z]) / dot(point, point).sqrt();
+                // Not a number where the vertex is at the camera: never seen.
+                if (facing > GRAZING) & photo.contains(place) && grid.shows(vertex, place[2]) {
+                    let [red, green, blue] = photo.color(place);
+                    let facing = f32x4::splat(facing);
+                    color += facing * f32x4::new([red, green, blue, 1.0]);
+                    normal += facing * f32x4::new([x, y, z, 0.0]);
+                }
+            }
+            let ([red, green, blue, weight], [x, y, z, _]) = (color.to_array(), normal.to_array());
+            if weight > 0.0 {
+                let [x, y, z] = normalised([x, y, z], f32::MIN_POSITIVE);
+                out.push(Seen {
+                    area,
+                    weight: self.weights[area] * weight,
+                    color: [red, green, blue].map(|c| c / (255.0 * weight)),
+                    bands: harmonics([x, -y, -z]), // of the OpenGL frame
+                });
             }
         }
-        let seen = |(area, sum): (usize, Sum)| {
-            let [x, y, z] = normalised(sum.normal, f32::MIN_POSITIVE);
-            Seen {
-                area,
-                weight: self.weights[area] * sum.weight,
-                color: sum.color.map(|c| c / sum.weight),
-                bands: harmonics([x, -y, -z]), // of the OpenGL frame
-            }
-        };
-        sums.into_iter().enumerate().filter(|(_, sum)| sum.weight > 0.0).map(seen).collect()
-    }
-}
-
-/// Sums over the vertices of an area that are seen, each times how squarely it faces the camera.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    weight: f32,
-    color: [f32; 3],
-    normal: [f32; 3],
-}
-
-impl Sum {
-    fn add(&mut self, facing: f32, color: [f32; 3], normal: [f32; 3]) {
-        self.weight += facing;
-        for axis in 0..3 {
-            self.color[axis] += facing * color[axis];
-            self.normal[axis] += facing * normal[axis];
-        }
+        out
     }
 }
 
 impl Photo<'_> {
     /// Whether the pixels around a place are there.
     fn contains(&self, [x, y, _]: [f32; 3]) -> bool {
-        x > 1.0 && y > 1.0 && x < self.size[0] as f32 - 1.0 && y < self.size[1] as f32 - 1.0
+        (x > 1.0) & (y > 1.0) & (x < self.size[0] as f32 - 1.0) & (y < self.size[1] as f32 - 1.0)
     }
 
-    /// The colour at a place inside, interpolated between pixel centres, in [0, 1].
+    /// The colour at a place inside, interpolated between pixel centres, 0 to 255.
     fn color(&self, [x, y, _]: [f32; 3]) -> [f32; 3] {
         let (x, y) = (x - 0.5, y - 0.5);
         let (column, row) = (x as usize, y as usize);
         let (u, v) = (x - column as f32, y - row as f32);
         let upper = &self.pixels[row * self.size[0] + column..][..2];
         let lower = &self.pixels[(row + 1) * self.size[0] + column..][..2];
-        std::array::from_fn(|c| {
-            let mix = |pair: &[[u8; 3]]| f32::from(pair[0][c]) * (1.0 - u) + f32::from(pair[1][c]) * u;
-            (mix(upper) * (1.0 - v) + mix(lower) * v) / 255.0
+        let [a, b] = [(1.0 - u) * (1.0 - v), u * (1.0 - v)];
+        let [c, d] = [(1.0 - u) * v, u * v];
+        let value = |pixel: [u8; 3], channel: usize| f32::from(pixel[channel]);
+        std::array::from_fn(|k| {
+            (a * value(upper[0], k) + b * value(upper[1], k)) + (c * value(lower[0], k) + d * value(lower[1], k))
         })
     }
 }
@@ -242,7 +253,10 @@ impl Projected {
                 return [f32::NAN; 3];
             }
             let [x, y] = camera::projected(vertex, photo.focal, photo.principal_point);
-            (low, high) = ([low[0].min(x), low[1].min(y)], [high[0].max(x), high[1].max(y)]);
+            for (axis, value) in [x, y].into_iter().enumerate() {
+                low[axis] = if value < low[axis] { value } else { low[axis] };
+                high[axis] = if value > high[axis] { value } else { high[axis] };
+            }
             [x, y, vertex[2]]
         };
         let places = vertices.iter().map(place).collect();
@@ -258,28 +272,41 @@ impl Projected {
 struct Grid {
     low: [f32; 2],
     scale: f32,
-    tolerance: f32,
     /// `(CELLS, CELLS)` mm.
     nearest: Vec<f32>,
+    /// The cell of each vertex of the face; [`NO_CELL`] where it is not in front of the camera.
+    cells: Vec<u16>,
+    tolerance: f32,
 }
+
+const NO_CELL: u16 = u16::MAX;
 
 impl Grid {
     fn new(own: &Projected, all: &[Projected]) -> Self {
         let side = (own.high[0] - own.low[0]).max(own.high[1] - own.low[1]);
-        let nearest_z = own.places.iter().fold(f32::INFINITY, |z, p| z.min(p[2]));
         let mut grid = Self {
             low: own.low,
             scale: CELLS as f32 / side,
-            tolerance: 0.0,
             nearest: vec![f32::INFINITY; CELLS * CELLS],
+            cells: Vec::with_capacity(own.places.len()),
+            tolerance: 0.0,
         };
         // mm per pixel at the face is Z / f; Z spans about as much as the face is wide.
-        let farthest_z = own.places.iter().fold(0.0, |z: f32, p| z.max(p[2]));
-        grid.tolerance = BEHIND * (farthest_z - nearest_z);
-        for face in all.iter().filter(|face| face.meets(own)) {
+        let (mut near, mut far) = (f32::INFINITY, 0.0);
+        for place in &own.places {
+            let cell = grid.cell(*place);
+            if let Some(cell) = cell {
+                grid.draw(cell, place[2]);
+                near = if place[2] < near { place[2] } else { near };
+                far = if place[2] > far { place[2] } else { far };
+            }
+            grid.cells.push(cell.map_or(NO_CELL, |cell| cell as u16));
+        }
+        grid.tolerance = BEHIND * (far - near);
+        for face in all.iter().filter(|face| !std::ptr::eq(*face, own) && face.meets(own)) {
             for place in &face.places {
                 if let Some(cell) = grid.cell(*place) {
-                    grid.nearest[cell] = grid.nearest[cell].min(place[2]);
+                    grid.draw(cell, place[2]);
                 }
             }
         }
@@ -288,12 +315,19 @@ impl Grid {
 
     fn cell(&self, [x, y, _]: [f32; 3]) -> Option<usize> {
         let (x, y) = ((x - self.low[0]) * self.scale, (y - self.low[1]) * self.scale);
-        let inside = |v: f32| (0.0..=CELLS as f32).contains(&v);
-        (inside(x) && inside(y)).then(|| (y as usize).min(CELLS - 1) * CELLS + (x as usize).min(CELLS - 1))
+        let inside = (x >= 0.0) & (x <= CELLS as f32) & (y >= 0.0) & (y <= CELLS as f32);
+        inside.then(|| (y as i32 as usize).min(CELLS - 1) * CELLS + (x as i32 as usize).min(CELLS - 1))
     }
 
-    fn shows(&self, place: [f32; 3]) -> bool {
-        self.cell(place).is_some_and(|cell| place[2] <= self.nearest[cell] + self.tolerance)
+    fn draw(&mut self, cell: usize, depth: f32) {
+        let nearest = &mut self.nearest[cell];
+        *nearest = if depth < *nearest { depth } else { *nearest };
+    }
+
+    /// Whether a vertex of the face is seen.
+    fn shows(&self, vertex: usize, depth: f32) -> bool {
+        let cell = self.cells[vertex];
+        cell != NO_CELL && depth <= self.nearest[usize::from(cell)] + self.tolerance
     }
 }
 
@@ -310,7 +344,7 @@ mod tests {
         let pixels: Vec<[u8; 3]> = (0..12).map(|i| [10 * i as u8, 255, 20 * (i / 4) as u8]).collect();
         let photo = Photo { pixels: &pixels, size: [4, 3], focal: 1.0, principal_point: [0.0; 2] };
         let [red, green, blue] = photo.color([1.75, 1.5, 9.0]);
-        assert!((red * 255.0 - 52.5).abs() < 1e-4 && green == 1.0 && (blue * 255.0 - 20.0).abs() < 1e-4);
+        assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4);
         assert!(photo.contains([1.01, 1.9, 0.0]) && !photo.contains([3.2, 1.5, 0.0]) && !photo.contains([f32::NAN; 3]));
     }
 }

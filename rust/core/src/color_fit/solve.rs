@@ -20,8 +20,11 @@ const ROBUST: f32 = 2.5;
 const MEDIANS: f32 = 1.7;
 /// Rows of the albedo's problem that are taken together, so that they stay in the nearest cache.
 const PANEL: usize = 96;
-/// Columns that the kernel takes together.
+/// Columns of a tile of the albedo's problem.
 const WIDTH: usize = 16;
+/// Products of two of nine bands, and bands, each padded to whole registers.
+const PAIRS: usize = 48;
+const TERMS: usize = PAIRS + 16;
 
 /// Albedo of areas as a linear function of its coefficients.
 #[derive(Debug)]
@@ -62,17 +65,17 @@ impl Areas {
     pub(super) fn solve(&self, seen: &[Seen], albedo: &mut [f32], illumination: &mut [f32; ILLUMINATION]) {
         let expected: Vec<f64> = albedo.iter().map(|&a| f64::from(a)).collect();
         let expected_light = *illumination;
-        let mut reflected: Vec<_> = seen.iter().map(|s| self.reflectance(s.area, albedo)).collect();
+        let terms: Vec<_> = seen.iter().map(Seen::light_terms).collect();
+        let mut reflected = self.reflected(seen, albedo);
         let mut trust = trusted(seen, &reflected, illumination);
-        for round in 0..=ROUNDS {
-            *illumination = solved_light(seen, &trust, &reflected, &expected_light);
+        *illumination = solved_light(seen, &terms, &trust, &reflected, &expected_light);
+        for round in 0..ROUNDS {
             if round > 0 {
-                self.solve_albedo(seen, &trust, illumination, &expected, albedo);
+                reflected = self.reflected(seen, albedo);
             }
-            if round < ROUNDS {
-                reflected = seen.iter().map(|s| self.reflectance(s.area, albedo)).collect();
-                trust = trusted(seen, &reflected, illumination);
-            }
+            trust = trusted(seen, &reflected, illumination);
+            *illumination = solved_light(seen, &terms, &trust, &reflected, &expected_light);
+            self.solve_albedo(seen, &trust, illumination, &expected, albedo);
         }
     }
 
@@ -101,26 +104,19 @@ impl Areas {
             gram.chunks(padded.max(1)).take(n).flat_map(|row| &row[..n]).map(|&g| f64::from(g)).collect();
         let mut solution: Vec<_> = right.iter().zip(expected).map(|(&r, e)| f64::from(r) + e).collect();
         (0..n).for_each(|i| system[i * n + i] += 1.0);
-        solve_symmetric(&mut system, &mut solution);
+        simd::run(SolveSymmetric { n, system: &mut system, right: &mut solution });
         for (albedo, solved) in albedo.iter_mut().zip(solution) {
             *albedo = solved as f32;
         }
     }
 
-    /// Albedo of an area.
-    fn reflectance(&self, area: usize, albedo: &[f32]) -> [f32; 3] {
-        let padded = self.columns.next_multiple_of(WIDTH);
-        std::array::from_fn(|channel| {
-            let row = &self.basis[(3 * area + channel) * padded..][..self.columns];
-            // Apart in lanes, so that the compiler fills registers with them.
-            let mut sums = [0.0; WIDTH];
-            for (row, albedo) in row.chunks(WIDTH).zip(albedo.chunks(WIDTH)) {
-                for ((sum, b), a) in sums.iter_mut().zip(row).zip(albedo) {
-                    *sum += b * a;
-                }
-            }
-            self.mean[area][channel] + sums.iter().sum::<f32>()
-        })
+    /// Albedo of the areas that are seen.
+    fn reflected(&self, seen: &[Seen], albedo: &[f32]) -> Vec<[f32; 3]> {
+        let mut padded = albedo.to_vec();
+        padded.resize(self.columns.next_multiple_of(WIDTH), 0.0);
+        let mut out: Vec<_> = seen.iter().map(|s| self.mean[s.area]).collect();
+        simd::run(Reflected { basis: &self.basis, seen, albedo: &padded, out: &mut out });
+        out
     }
 }
 
@@ -141,6 +137,20 @@ impl Seen {
             self.bands.iter().zip(&illumination[9 * channel..]).map(|(band, light)| band * light).sum()
         })
     }
+
+    /// Products of every two bands, then the bands: what the light's problem sums over the areas.
+    fn light_terms(&self) -> [f32; TERMS] {
+        let mut terms = [0.0; TERMS];
+        let mut at = 0;
+        for (i, band) in self.bands.iter().enumerate() {
+            for other in &self.bands[i..] {
+                terms[at] = band * other;
+                at += 1;
+            }
+        }
+        terms[PAIRS..PAIRS + 9].copy_from_slice(&self.bands);
+        terms
+    }
 }
 
 /// How much each area counts, by how far it is from albedo times light: (1 + d²)⁻² (Geman and McClure's estimator).
@@ -159,6 +169,7 @@ fn trusted(seen: &[Seen], reflected: &[[f32; 3]], illumination: &[f32; ILLUMINAT
 /// The light under which areas of known albedo look as they do.
 fn solved_light(
     seen: &[Seen],
+    terms: &[[f32; TERMS]],
     trust: &[f32],
     reflected: &[[f32; 3]],
     expected: &[f32; ILLUMINATION],
@@ -176,32 +187,35 @@ fn solved_light(
         system[i * N + i] = sigma.powi(-2);
         right[i] = value * sigma.powi(-2);
     }
-    for channel in 0..3 {
-        let (mut gram, mut sums) = ([[0.0f32; 9]; 9], [0.0f32; 9]);
-        for ((s, trust), reflected) in seen.iter().zip(trust).zip(reflected) {
-            let weight = LIGHT_WEIGHT * s.weight * trust / (COLOR_SIGMA * COLOR_SIGMA) * reflected[channel];
-            let scaled = s.bands.map(|band| weight * reflected[channel] * band);
-            for (gram, scaled) in gram.iter_mut().zip(scaled) {
-                for (gram, band) in gram.iter_mut().zip(s.bands) {
-                    *gram += scaled * band;
-                }
-            }
-            for (sum, band) in sums.iter_mut().zip(s.bands) {
-                *sum += weight * s.color[channel] * band;
-            }
-        }
+    let factors = |((s, trust), reflected): ((&Seen, &f32), &[f32; 3])| {
+        let weights = reflected.map(|r| LIGHT_WEIGHT * s.weight * trust / (COLOR_SIGMA * COLOR_SIGMA) * r);
+        (
+            std::array::from_fn(|channel| weights[channel] * reflected[channel]),
+            std::array::from_fn(|channel| weights[channel] * s.color[channel]),
+        )
+    };
+    let factors: (Vec<_>, Vec<_>) = seen.iter().zip(trust).zip(reflected).map(factors).unzip();
+    let mut sums = [[0.0; TERMS]; 3];
+    simd::run(LightSums { terms, factors: [&factors.0, &factors.1], sums: &mut sums });
+    for (channel, sums) in sums.iter().enumerate() {
         let own = 9 * (channel + 1);
+        let mut products = sums.iter().map(|&sum| f64::from(sum));
         for i in 0..9 {
-            for (row, at) in [i, own + i].into_iter().flat_map(|row| [(row, 0), (row, own)]) {
-                for j in 0..9 {
-                    system[row * N + at + j] += f64::from(gram[i][j]);
+            for (j, product) in (i..9).zip(&mut products) {
+                // Read is the upper half; in the block right of it, both.
+                for (row, column) in [(i, j), (i, own + j), (own + i, own + j)] {
+                    system[row * N + column] += product;
+                }
+                if i != j {
+                    system[j * N + own + i] += product;
                 }
             }
-            right[i] += f64::from(sums[i]);
-            right[own + i] += f64::from(sums[i]);
+            let sum = f64::from(sums[PAIRS + i]);
+            right[i] += sum;
+            right[own + i] += sum;
         }
     }
-    solve_symmetric(&mut system, &mut right);
+    simd::run(SolveSymmetric { n: N, system: &mut system, right: &mut right });
     std::array::from_fn(|i| (right[i % 9] + right[9 + i]) as f32)
 }
 
@@ -224,37 +238,110 @@ struct Gram<'a> {
 impl Kernel for Gram<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        /// Rows of the Gram matrix whose sums are kept in registers.
-        const HEIGHT: usize = 4;
         let Self { basis, padded, rows, gram, right } = self;
-        let mut panel = vec![0.0f32; PANEL * padded];
+        // (tiles, rows, columns of a tile), so that a block reads what lies together.
+        let mut panel = vec![[0.0f32; WIDTH]; padded / WIDTH * PANEL];
         for rows in rows.chunks(PANEL) {
-            let panel = &mut panel[..rows.len() * padded];
-            for (scaled, row) in panel.chunks_mut(padded).zip(rows) {
-                let basis = &basis[row.row * padded..][..padded];
-                for ((scaled, b), right) in scaled.iter_mut().zip(basis).zip(&mut *right) {
-                    *scaled = row.scale * b;
-                    *right += row.target * *scaled;
+            for (tile, (panel, right)) in panel.chunks_mut(PANEL).zip(right.chunks_exact_mut(WIDTH)).enumerate() {
+                for (scaled, row) in panel.iter_mut().zip(rows) {
+                    let basis = &basis[row.row * padded + tile * WIDTH..][..WIDTH];
+                    for ((scaled, b), right) in scaled.iter_mut().zip(basis).zip(&mut *right) {
+                        *scaled = row.scale * b;
+                        *right += row.target * *scaled;
+                    }
                 }
             }
-            for first in (0..padded).step_by(HEIGHT) {
-                for column in (first / WIDTH * WIDTH..padded).step_by(WIDTH) {
-                    let mut sums = [[0.0f32; WIDTH]; HEIGHT];
-                    for row in panel.chunks_exact(padded) {
-                        let Some(columns) = row[column..].first_chunk::<WIDTH>() else { continue };
-                        let Some(factors) = row[first..].first_chunk::<HEIGHT>() else { continue };
-                        for (sums, factor) in sums.iter_mut().zip(factors) {
-                            for (sum, value) in sums.iter_mut().zip(columns) {
-                                *sum += factor * value;
-                            }
-                        }
-                    }
-                    for (i, sums) in sums.iter().enumerate() {
-                        for (gram, sum) in gram[(first + i) * padded + column..].iter_mut().zip(sums) {
-                            *gram += sum;
-                        }
+            for (top, above) in panel.chunks(PANEL).enumerate() {
+                for (tile, beside) in panel.chunks(PANEL).enumerate().skip(top) {
+                    let gram = &mut gram[top * WIDTH * padded + tile * WIDTH..];
+                    add_products::<L>(&above[..rows.len()], &beside[..rows.len()], gram, padded);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of every column of a tile with every one of another to `gram`, whose rows are `stride` apart.
+#[inline(always)]
+fn add_products<L: Lanes>(above: &[[f32; WIDTH]], beside: &[[f32; WIDTH]], gram: &mut [f32], stride: usize) {
+    /// Rows, and registers of a row, whose sums are kept in registers: eight on every target.
+    const HEIGHT: usize = 4;
+    const ACROSS: usize = 2;
+    for first in (0..WIDTH).step_by(HEIGHT) {
+        for column in (0..WIDTH).step_by(ACROSS * L::COUNT) {
+            let mut sums = [[L::splat(0.0); ACROSS]; HEIGHT];
+            for (above, beside) in above.iter().zip(beside) {
+                let values: [_; ACROSS] = std::array::from_fn(|k| L::load(&beside[column + k * L::COUNT..]));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let factor = L::splat(above[first + i]);
+                    for (sum, &value) in sums.iter_mut().zip(&values) {
+                        *sum = L::add_floats(*sum, L::mul_floats(factor, value));
                     }
                 }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (k, &sum) in sums.iter().enumerate() {
+                    let gram = &mut gram[(first + i) * stride + column + k * L::COUNT..];
+                    L::store(L::add_floats(L::load(gram), sum), gram);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the basis times the coefficients to the mean albedo of the areas.
+struct Reflected<'a> {
+    basis: &'a [f32],
+    seen: &'a [Seen],
+    /// Padded.
+    albedo: &'a [f32],
+    out: &'a mut [[f32; 3]],
+}
+
+impl Kernel for Reflected<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let padded = self.albedo.len();
+        for (s, out) in self.seen.iter().zip(self.out) {
+            for (channel, out) in out.iter_mut().enumerate() {
+                let row = &self.basis[(3 * s.area + channel) * padded..][..padded];
+                let mut sums = [0.0; WIDTH];
+                for lane in (0..WIDTH).step_by(L::COUNT) {
+                    let mut sum = L::splat(0.0);
+                    for (row, albedo) in row.chunks_exact(WIDTH).zip(self.albedo.chunks_exact(WIDTH)) {
+                        sum = L::add_floats(sum, L::mul_floats(L::load(&row[lane..]), L::load(&albedo[lane..])));
+                    }
+                    L::store(sum, &mut sums[lane..]);
+                }
+                for half in [WIDTH / 2, WIDTH / 4, WIDTH / 8, WIDTH / 16] {
+                    (0..half).for_each(|i| sums[i] += sums[i + half]);
+                }
+                *out += sums[0];
+            }
+        }
+    }
+}
+
+/// Sums over areas, for each channel: of the products of bands times the first factor, of bands times the second.
+struct LightSums<'a> {
+    terms: &'a [[f32; TERMS]],
+    factors: [&'a [[f32; 3]]; 2],
+    sums: &'a mut [[f32; TERMS]; 3],
+}
+
+impl Kernel for LightSums<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for first in (0..TERMS).step_by(L::COUNT) {
+            let mut sums = [L::splat(0.0); 3];
+            for (terms, factors) in self.terms.iter().zip(self.factors[usize::from(first >= PAIRS)]) {
+                let terms = L::load(&terms[first..]);
+                for (sum, &factor) in sums.iter_mut().zip(factors) {
+                    *sum = L::add_floats(*sum, L::mul_floats(L::splat(factor), terms));
+                }
+            }
+            for (out, sum) in self.sums.iter_mut().zip(sums) {
+                L::store(sum, &mut out[first..]);
             }
         }
     }
@@ -262,33 +349,42 @@ impl Kernel for Gram<'_> {
 
 /// Solves `system` · x = `right` for a symmetric, positive-definite system `(n, n)` of which the upper half is read, by
 /// Cholesky's decomposition; x is left in `right`, which may be longer.
-fn solve_symmetric(system: &mut [f64], right: &mut [f64]) {
-    let n = system.len().isqrt();
-    // Uᵀ U = system, row by row.
-    for k in 0..n {
-        let pivot = 1.0 / system[k * n + k].sqrt();
-        for value in &mut system[k * n + k..(k + 1) * n] {
-            *value *= pivot;
-        }
-        let (done, rest) = system.split_at_mut((k + 1) * n);
-        let row = &done[k * n..];
-        for i in k + 1..n {
-            let factor = row[i];
-            for (value, above) in rest[(i - k - 1) * n + i..(i - k) * n].iter_mut().zip(&row[i..]) {
-                *value -= factor * above;
+struct SolveSymmetric<'a> {
+    n: usize,
+    system: &'a mut [f64],
+    right: &'a mut [f64],
+}
+
+impl Kernel for SolveSymmetric<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { n, system, right } = self;
+        // Uᵀ U = system, row by row.
+        for k in 0..n {
+            let pivot = 1.0 / system[k * n + k].sqrt();
+            for value in &mut system[k * n + k..(k + 1) * n] {
+                *value *= pivot;
+            }
+            let (done, rest) = system.split_at_mut((k + 1) * n);
+            let row = &done[k * n..];
+            for i in k + 1..n {
+                let factor = row[i];
+                for (value, above) in rest[(i - k - 1) * n + i..(i - k) * n].iter_mut().zip(&row[i..]) {
+                    *value -= factor * above;
+                }
             }
         }
-    }
-    for k in 0..n {
-        right[k] /= system[k * n + k];
-        let value = right[k];
-        for (right, factor) in right[k + 1..].iter_mut().zip(&system[k * n + k + 1..(k + 1) * n]) {
-            *right -= value * factor;
+        for k in 0..n {
+            right[k] /= system[k * n + k];
+            let value = right[k];
+            for (right, factor) in right[k + 1..].iter_mut().zip(&system[k * n + k + 1..(k + 1) * n]) {
+                *right -= value * factor;
+            }
         }
-    }
-    for k in (0..n).rev() {
-        let sum: f64 = system[k * n + k + 1..(k + 1) * n].iter().zip(&right[k + 1..]).map(|(u, x)| u * x).sum();
-        right[k] = (right[k] - sum) / system[k * n + k];
+        for k in (0..n).rev() {
+            let sum: f64 = system[k * n + k + 1..(k + 1) * n].iter().zip(&right[k + 1..]).map(|(u, x)| u * x).sum();
+            right[k] = (right[k] - sum) / system[k * n + k];
+        }
     }
 }
 
@@ -374,8 +470,9 @@ mod tests {
         let (areas, seen) = problem(60, 4);
         let trust: Vec<_> = (0..60).map(|a| 0.6 + 0.4 * number(a)).collect();
         let albedo = [0.5, -0.2, 0.1, 1.0];
-        let reflected: Vec<_> = seen.iter().map(|s| areas.reflectance(s.area, &albedo)).collect();
-        let found = solved_light(&seen, &trust, &reflected, &light());
+        let reflected = areas.reflected(&seen, &albedo);
+        let terms: Vec<_> = seen.iter().map(Seen::light_terms).collect();
+        let found = solved_light(&seen, &terms, &trust, &reflected, &light());
         // Of all greys and tints that add up to a light, its prior is that of the likeliest.
         let prior = |light_: &[f64]| -> f64 {
             let offset = |c: usize, b: usize| light_[9 * c + b] - f64::from(light()[9 * c + b]);
@@ -396,7 +493,7 @@ mod tests {
     #[test]
     fn areas_far_from_the_others_are_not_trusted() {
         let (areas, mut seen) = problem(60, 4);
-        let reflected: Vec<_> = seen.iter().map(|s| areas.reflectance(s.area, &[0.0; 4])).collect();
+        let reflected = areas.reflected(&seen, &[0.0; 4]);
         for (number, (s, reflected)) in seen.iter_mut().zip(&reflected).enumerate() {
             let shade = s.shade(&light());
             let off = if number < 15 { 0.5 } else { 0.02 };
@@ -415,7 +512,7 @@ mod tests {
             let mut system: Vec<_> = (0..n * n).map(|i| entry(i / n, i % n)).collect();
             let expected: Vec<_> = (0..n).map(|i| f64::from(number(i + 3))).collect();
             let mut right: Vec<_> = (0..n).map(|i| (0..n).map(|j| entry(i, j) * expected[j]).sum()).collect();
-            solve_symmetric(&mut system, &mut right);
+            simd::run(SolveSymmetric { n, system: &mut system, right: &mut right });
             assert!(right.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9));
         }
     }
