@@ -1,22 +1,26 @@
 """Targets from per-photo fits: mirrored and turned like their photos; colours of points against known images."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from synthetic import write_synthetic_labels, write_synthetic_model
 
+import wm3dr
 from wm3dr import ModelError
 from wm3dr_training import layers
 from wm3dr_training.bank import CROP_SIZE
 from wm3dr_training.composer import Batch
 from wm3dr_training.data.correspondence import load_correspondence
-from wm3dr_training.data.fits import ColorFitter, fit_photo, point_model
+from wm3dr_training.data.fits import CropColors, fit_photo, point_model
 from wm3dr_training.data.landmark_fit import FOCAL_PX
 from wm3dr_training.decoder import Faces
 from wm3dr_training.encoder import FOCAL
 from wm3dr_training.layers import FaceModel
+from wm3dr_training.renderer import NativeTriangleIds, render
 from wm3dr_training.sampling import crop_affines
 from wm3dr_training.targets import Fits, FitTargets, SparseColors, _sampled, load_fits, mirror_matrix
 
@@ -259,8 +263,21 @@ def test_colors_are_compared_where_the_points_are(face_model):
     assert groups["illumination"].grad[0, 0] < 0  # brighter light would come nearer
 
 
-def test_a_render_of_known_coefficients_is_fitted(face_model):
-    """Points and colours of a synthetic crop come back: pose within half a degree, colours within a few of 255."""
+@dataclass(frozen=True)
+class Painted:
+    """A rendered crop and what it was made of."""
+
+    coefficients: NDArray[np.float32]  # (K_id + K_exp,)
+    rotation: NDArray[np.float32]
+    translation: NDArray[np.float32]
+    colors: tuple[torch.Tensor, torch.Tensor]  # albedo (1, K_alb), light (1, 3, 9)
+    image: NDArray[np.uint8]
+    skin: NDArray[np.uint8]  # (96, 96)
+    vertices: NDArray[np.float32]  # (N, 3), refined mesh
+
+
+@pytest.fixture(scope="module")
+def painted(face_model) -> Painted:
     generator = torch.Generator().manual_seed(5)
     layout = face_model.layout
     identity = 0.7 * torch.randn(1, layout.identity, generator=generator)
@@ -274,31 +291,80 @@ def test_a_render_of_known_coefficients_is_fitted(face_model):
     vertices = layers.transform(face_model.shapes(identity, expression), rotation, translation)
     normals = layers.vertex_normals(vertices, face_model.triangles) * torch.tensor([1.0, -1.0, -1.0])
     colors = face_model.albedos(albedo) * layers.shading(normals, light)
-    from wm3dr_training.renderer import NativeTriangleIds, render
-
-    center = torch.full((1, 2), CROP_SIZE / 2)
-    shown = render(
-        vertices, face_model.triangles, colors, torch.tensor([FOCAL_PX]), center, CROP_SIZE, NativeTriangleIds(1)
+    camera = torch.tensor([FOCAL_PX]), torch.full((1, 2), CROP_SIZE / 2)
+    shown = render(vertices, face_model.triangles, colors, *camera, CROP_SIZE, NativeTriangleIds(1))
+    pose = rotation.numpy(), translation.numpy()
+    return Painted(
+        coefficients=torch.cat([identity, expression], dim=1)[0].numpy(),
+        rotation=rotation[0].numpy(),
+        translation=translation[0].numpy(),
+        colors=(albedo, light),
+        image=(255 * shown.values[0].clamp(0, 1)).permute(1, 2, 0).byte().numpy(),
+        skin=(255 * shown.mask[0, 0, ::2, ::2]).byte().numpy(),
+        vertices=runtime_model().native.vertices_camera(identity.numpy(), expression.numpy(), *pose, 1)[0],
     )
-    image = (255 * shown.values[0].clamp(0, 1)).permute(1, 2, 0).byte().numpy()
+
+
+def runtime_model() -> wm3dr.FaceModel:
+    return wm3dr.FaceModel.load(MODEL)
+
+
+def test_a_render_of_known_coefficients_is_fitted(face_model, painted):
+    """Points of a synthetic crop come back: pose within two degrees, landmarks within half a pixel."""
     correspondence = load_correspondence()
     points = point_model(face_model, correspondence)
-    coefficients = torch.cat([identity, expression], dim=1)[0].double().numpy()
-    camera = points.points(coefficients) @ rotation[0].double().numpy().T + translation[0].double().numpy()
+    camera = points.points(painted.coefficients.astype(float)) @ painted.rotation.astype(float).T + painted.translation
     pixels = FOCAL_PX * camera[:, :2] / camera[:, 2:] + CROP_SIZE / 2
     fit = fit_photo(points, pixels[:68], pixels[68:], correspondence.confidence, profile=False)
-    cosine = (np.trace(fit.rotation @ rotation[0].double().numpy().T) - 1) / 2
+    cosine = (np.trace(fit.rotation @ painted.rotation.T) - 1) / 2
     assert np.degrees(np.arccos(min(1.0, cosine))) < 2.0
     assert np.linalg.norm(fit.residual[17:], axis=1).mean() < 0.5
-    skin = (255 * shown.mask[0, 0, ::2, ::2]).byte().numpy()
-    color = ColorFitter(face_model).fit(image, skin, vertices[0].double().numpy())
-    assert color is not None and color.error < 5
-    own = face_model.albedos(torch.from_numpy(color.albedo[None]).float())
-    truth = face_model.albedos(albedo)
+
+
+def albedo_error(face_model: FaceModel, painted: Painted, albedo: torch.Tensor) -> float:
+    """Mean difference on skin and nose, in [0, 1], up to the brightness of each channel, which light can explain."""
     inner = torch.isin(face_model.regions, torch.tensor([0, 1]))
-    error = (own - truth)[:, inner]
-    assert (error - error.mean(1, keepdim=True)).abs().mean() < 0.06  # up to the brightness that light can explain
-    assert ColorFitter(face_model).fit(image, np.zeros_like(skin), vertices[0].double().numpy()) is None
+    own, truth = (face_model.albedos(a)[0, inner] for a in (albedo, painted.colors[0]))
+    gain = (own * truth).sum(0) / (own * own).sum(0)
+    return (gain * own - truth).abs().mean().item()
+
+
+def front_colors(face_model: FaceModel, painted: Painted, albedo: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
+    """Colours of the vertices of skin and nose that face the camera, hidden or not."""
+    vertices = torch.from_numpy(painted.vertices[None, : len(face_model.regions)])
+    normals = layers.vertex_normals(vertices, face_model.triangles) * torch.tensor([1.0, -1.0, -1.0])
+    front = torch.isin(face_model.regions, torch.tensor([0, 1])) & (normals[0, :, 2] > 0.3)
+    return (face_model.albedos(albedo) * layers.shading(normals, light))[:, front]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_painted_albedo_and_light_come_back(face_model, painted, hidden, scale):
+    """At any resolution, and where something blue hides the left third of the face."""
+    image, skin = np.repeat(np.repeat(painted.image, scale, 0), scale, 1), painted.skin
+    if hidden:
+        columns = np.flatnonzero(skin.any(0))
+        edge = columns[len(columns) // 3]
+        image[:, : 2 * scale * edge], skin = (20, 40, 200), np.where(np.arange(96) < edge, 0, skin).astype(np.uint8)
+    color = CropColors(runtime_model()).fit(image, skin, painted.vertices)
+    assert color is not None and color.error < 5  # the mean albedo under the starting light is off by 25
+    fitted = torch.from_numpy(color.albedo[None]), torch.from_numpy(color.illumination[None])
+    difference = front_colors(face_model, painted, *fitted) - front_colors(face_model, painted, *painted.colors)
+    assert 255 * difference.abs().mean() < 6  # under the blue, too
+    assert albedo_error(face_model, painted, fitted[0]) < 0.75 * albedo_error(face_model, painted, 0 * fitted[0])
+
+
+def test_a_face_that_shows_little_skin_has_no_colors(painted):
+    colors = CropColors(runtime_model())
+    rows, columns = np.mgrid[:96, :96]
+    patch = np.where(np.hypot(rows - 48, columns - 48) < 6, painted.skin, 0).astype(np.uint8)
+    half = np.where(rows < 48, painted.skin, 0).astype(np.uint8)
+    assert patch.any()
+    assert colors.fit(painted.image, 0 * painted.skin, painted.vertices) is None
+    assert colors.fit(painted.image, patch, painted.vertices) is None
+    assert colors.fit(painted.image, half, painted.vertices) is not None
+    away = painted.vertices + np.array([400, 0, 0], np.float32)  # outside the crop, whatever the mask says
+    assert colors.fit(painted.image, np.full_like(painted.skin, 255), away) is None
 
 
 def test_samples_are_those_of_grid_sample():

@@ -1,7 +1,9 @@
 """Per-photo fits of the face model: coefficient targets for the encoder's first hours (profile `fast`).
 
-Two closed steps per photo, both on a crop: shape and pose to the landmarks (`landmark_fit`), then light and albedo to
-the colours at the visible vertices, alternating two linear least-squares problems. The result is `fit_SOURCE.npz`.
+Two closed steps per photo, both on a crop: shape and pose to the landmarks (`landmark_fit`), then albedo and light to
+the colours, with the solver that the runtime uses for `fit_colors` (CONVENTIONS.md §6). Its robust weights leave out
+hair and whatever else is in front of the face; the skin mask decides only whether there is a fit and where its error is
+measured. The result is `fit_SOURCE.npz`.
 """
 
 from __future__ import annotations
@@ -18,26 +20,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import wm3dr
 from wm3dr import _native
 from wm3dr_training.bank import FACE_SIZE, JAW, PROFILE_WEIGHT
 from wm3dr_training.data.arrays import save_npz
 from wm3dr_training.data.correspondence import Correspondence, load_correspondence
 from wm3dr_training.data.crops import CROP_SIZE
 from wm3dr_training.data.landmark_fit import FOCAL_PX, LandmarkFit, PointModel, fit_landmarks
-from wm3dr_training.layers import AMBIENT, FaceModel, harmonics, ray_rotations, vertex_normals
+from wm3dr_training.encoder import AMBIENT_START
+from wm3dr_training.layers import AMBIENT, FaceModel, ray_rotations
 
 MANUAL_WEIGHT = 1.0
 DENSE_WEIGHT = 0.25
 """MediaPipe's 468 points are neighbours of one another: together they weigh about as much as the 51 manual ones."""
 MAX_RESIDUAL = 6.0
 """Per cent of the face's size; a fit farther from its landmarks is no target."""
-COLOR_SIGMA = 0.04
-"""Deviation of a vertex colour (0–1) from albedo times light that counts as one."""
-LIGHT_SIGMA, TINT_SIGMA = 0.35, 0.06
-"""Of the grey part of the light and of each channel's deviation from it: tinted light would explain skin tone."""
-COLOR_ROUNDS = 4
-N_SAMPLED = 2600
-"""Vertices whose colours are compared."""
+N_SAMPLED = 1650
+"""Vertices of skin and nose at which the mask is read and the error measured."""
+LEAST_SKIN = 200
+"""Of these; a face that shows skin at fewer has no fit."""
 GRAZING = 0.25
 """Least cosine between normal and line of sight."""
 
@@ -46,12 +47,12 @@ GRAZING = 0.25
 class ColorFit:
     """Light and albedo of one photo."""
 
-    albedo: NDArray[np.float64]
+    albedo: NDArray[np.float32]
     """(K_alb,)."""
-    illumination: NDArray[np.float64]
+    illumination: NDArray[np.float32]
     """(3, 9), the ambient term included."""
     error: float
-    """Mean absolute difference over the compared skin vertices, 0–255."""
+    """Mean absolute difference over the sampled vertices that show skin, 0–255."""
 
 
 def point_model(face_model: FaceModel, points: Correspondence) -> PointModel:
@@ -65,23 +66,21 @@ def point_model(face_model: FaceModel, points: Correspondence) -> PointModel:
     return parts[0].joined(parts[1])
 
 
-class ColorFitter:
-    """Fits light and albedo to the colours of a crop, for a known shape and pose."""
+class CropColors:
+    """Fits albedo and light to crops of faces whose shape and pose are known.
 
-    def __init__(self, face_model: FaceModel, seed: int = 0) -> None:
+    The solver expects zero albedo under the ambient light that an encoder starts with.
+    """
+
+    def __init__(self, face_model: wm3dr.FaceModel, seed: int = 0) -> None:
         self.model = face_model
-        self.triangles = np.ascontiguousarray(face_model.triangles.numpy(), dtype=np.int32)
-        names = face_model.metadata.region_names
-        inner = [k for k, name in enumerate(names) if not any(part in name for part in ("ear", "neck", "eyeball"))]
-        candidates = np.flatnonzero(np.isin(face_model.regions.numpy(), inner))
+        labels = face_model.regions[: int(face_model.stored_triangles.max()) + 1]
+        plain = [label for label, name in enumerate(face_model.region_names) if name in ("skin", "nose")]
+        candidates = np.flatnonzero(np.isin(labels, plain))
         generator = np.random.default_rng(seed)
         self.sample = np.sort(generator.choice(candidates, min(N_SAMPLED, len(candidates)), replace=False))
-        self.mean = face_model.mean_albedo.double().numpy()[self.sample]
-        self.basis = face_model.albedo_basis.double().numpy()[self.sample]
-        plain = [k for k, name in enumerate(names) if name in ("skin", "nose")]
-        self.plain = np.isin(face_model.regions.numpy()[self.sample], plain)
 
-    def fit(self, image: NDArray[np.uint8], skin: NDArray[np.uint8], vertices: NDArray) -> ColorFit | None:
+    def fit(self, image: NDArray[np.uint8], skin: NDArray[np.uint8], vertices: NDArray[np.float32]) -> ColorFit | None:
         """Fit one photo.
 
         Parameters
@@ -90,66 +89,44 @@ class ColorFitter:
             The crop, any resolution.
         skin : (S', S') uint8
             Its skin mask.
-        vertices : (N0, 3)
-            Camera frame, mm.
+        vertices : (N, 3) float32
+            Of the refined mesh, camera frame, mm.
 
         Returns
         -------
         fit : ColorFit or None
-            None when fewer than 200 vertices show skin.
+            None when fewer than 200 of the sampled vertices show skin.
         """
-        torch_vertices = torch.from_numpy(vertices[None].astype(np.float32))
-        normals = vertex_normals(torch_vertices, self.model.triangles)[0, self.sample].double().numpy()
-        points = vertices[self.sample]
-        pixels = FOCAL_PX * points[:, :2] / points[:, 2:] + CROP_SIZE / 2
-        ids = _native.rasterize(
-            np.ascontiguousarray(vertices[None], dtype=np.float32),
-            self.triangles,
-            FOCAL_PX,
-            (CROP_SIZE / 2, CROP_SIZE / 2),
-            (CROP_SIZE, CROP_SIZE),
-            1,
-        )[0]
-        shown = np.zeros(len(vertices), bool)
-        shown[self.triangles[ids[ids >= 0]].ravel()] = True
-        facing = -(normals * points).sum(1) / np.linalg.norm(points, axis=1)
-        inside = ((pixels > 1) & (pixels < CROP_SIZE - 1)).all(1)
-        usable = shown[self.sample] & (facing > GRAZING) & inside
-        mask = _bilinear(skin[..., None].astype(np.float32) / 255.0, pixels, len(skin) / CROP_SIZE)[:, 0]
-        weight = usable * facing.clip(0, 1) * np.where(self.plain, mask > 0.95, 0.5)
-        if (self.plain & (weight > 0)).sum() < 200:
+        meshes = np.ascontiguousarray(vertices[None], dtype=np.float32)
+        normals = self.model.native.normals(meshes, 1)
+        sample = self._that_show_skin(skin, meshes, normals)
+        if len(sample) < LEAST_SKIN:
             return None
-        # lips, brows and lids have no mask of their own: they count where the skin around them was found
-        use = weight > 0
-        colors = _bilinear(image.astype(np.float32) / 255.0, pixels[use], len(image) / CROP_SIZE).astype(np.float64)
-        weight = np.sqrt(weight[use])
-        viewer = torch.from_numpy((normals[use] * (1.0, -1.0, -1.0)).astype(np.float32))
-        bands = harmonics(viewer[None])[0].double().numpy()
-        mean, basis, plain = self.mean[use], self.basis[use], self.plain[use]
-        light_prior = np.repeat([LIGHT_SIGMA**-2, TINT_SIGMA**-2], [9, 27])
-        light_start = np.zeros(36)
-        light_start[0] = AMBIENT
-        light = np.zeros((3, 9))
-        albedo = np.zeros(basis.shape[2])
-        robust = np.ones_like(weight)
-        for _ in range(COLOR_ROUNDS):
-            reflect = mean + basis @ albedo
-            system, right = np.diag(light_prior), light_prior * light_start
-            for channel in range(3):
-                rows = (weight * robust * reflect[:, channel])[:, None] * bands / COLOR_SIGMA
-                target = weight * robust * colors[:, channel] / COLOR_SIGMA
-                own = np.r_[0:9, 9 * (channel + 1) : 9 * (channel + 2)]  # the grey part and the channel's own
-                system[np.ix_(own, own)] += np.tile(rows.T @ rows, (2, 2))
-                right[own] += np.tile(rows.T @ target, 2)
-            solved = np.linalg.solve(system, right).reshape(4, 9)
-            light = solved[0] + solved[1:]
-            shade = bands @ light.T  # (V, 3)
-            rows = ((weight * robust)[:, None, None] * shade[..., None] * basis / COLOR_SIGMA).reshape(-1, len(albedo))
-            target = ((weight * robust)[:, None] * (colors - shade * mean) / COLOR_SIGMA).ravel()
-            albedo = np.linalg.solve(rows.T @ rows * 0.1 + np.eye(len(albedo)), rows.T @ target * 0.1)
-            difference = np.abs(shade * (mean + basis @ albedo) - colors).mean(1)
-            robust = np.where(difference < 2 * COLOR_SIGMA, 1.0, np.sqrt(2 * COLOR_SIGMA / difference.clip(1e-6)))
-        return ColorFit(albedo, light, float(255 * difference[plain].mean()))
+        scale = len(image) / CROP_SIZE
+        albedo = np.zeros((1, self.model.widths["albedo"]), np.float32)
+        light = np.zeros((1, 3, 9), np.float32)
+        light[:, :, 0] = AMBIENT + AMBIENT_START
+        fitted_albedo, fitted_light = self.model.color_fitter.fit(
+            np.ascontiguousarray(image), FOCAL_PX * scale, (len(image) / 2,) * 2, meshes, normals, albedo, light, 1
+        )
+        albedos = self.model.native.albedos(fitted_albedo, 1)[:, sample]
+        colors = _native.colors(albedos, normals[:, sample], fitted_light, 1)[0]
+        shown = _bilinear(image.astype(np.float32) / 255.0, _pixels(meshes[0, sample]), scale)
+        return ColorFit(fitted_albedo[0], fitted_light[0], float(255 * np.abs(colors - shown).mean()))
+
+    def _that_show_skin(
+        self, skin: NDArray[np.uint8], meshes: NDArray[np.float32], normals: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        """Sampled vertices that nothing of the face hides, where the mask says skin."""
+        triangles, center = self.model.stored_triangles, (CROP_SIZE / 2, CROP_SIZE / 2)
+        ids = _native.rasterize(meshes, triangles, FOCAL_PX, center, (CROP_SIZE, CROP_SIZE), 1)[0]
+        seen = np.isin(self.sample, triangles[ids[ids >= 0]])
+        points = meshes[0, self.sample]
+        pixels = _pixels(points)
+        facing = -(normals[0, self.sample] * points).sum(1) / np.linalg.norm(points, axis=1)
+        inside = ((pixels > 1) & (pixels < CROP_SIZE - 1)).all(1)
+        mask = _bilinear(skin[..., None].astype(np.float32) / 255.0, pixels, len(skin) / CROP_SIZE)[:, 0]
+        return self.sample[seen & (facing > GRAZING) & inside & (mask > 0.95)]
 
 
 def fit_photo(
@@ -168,7 +145,7 @@ def fit_rows(
 ) -> dict[str, NDArray[np.float32]]:
     """Fit some photos of `train_SOURCE.npz`; the arrays of `write_fits` for these rows."""
     torch.set_num_threads(1)
-    model = FaceModel.load(face_model)
+    model, runtime_model = FaceModel.load(face_model), wm3dr.FaceModel.load(face_model)
     correspondence = load_correspondence(points_file)
     correspondence.require_mesh(model.metadata.name, len(model.mean_shape), model.triangles.numpy())
     confidence = correspondence.confidence
@@ -179,7 +156,8 @@ def fit_rows(
     landmarks68, dense = table["landmarks68"], table["landmarks478"][:, : len(confidence)]
     profile = table["profile"] if "profile" in table else np.zeros(len(images), bool)
     fine_row = table["fine_row"] if fine is not None and "fine_row" in table else np.full(len(images), -1)
-    count, layout, points, colors = len(rows), model.layout, point_model(model, correspondence), ColorFitter(model)
+    points, colors = point_model(model, correspondence), CropColors(runtime_model)
+    count, layout = len(rows), model.layout
     out = {
         "identity": np.zeros((count, layout.identity), np.float32),
         "expression": np.zeros((count, layout.expression), np.float32),
@@ -204,9 +182,9 @@ def fit_rows(
         out["expression"][number] = fit.coefficients[layout.identity :]
         ray = ray_rotations(torch.from_numpy(fit.translation[None]))[0].numpy()
         out["rotation"][number] = ray.T @ fit.rotation
-        coefficients = torch.from_numpy(fit.coefficients[None].astype(np.float32))
-        shape = model.shapes(coefficients[:, : layout.identity], coefficients[:, layout.identity :])[0]
-        vertices = shape.double().numpy() @ fit.rotation.T + fit.translation
+        rotation, translation = fit.rotation[None].astype(np.float32), fit.translation[None].astype(np.float32)
+        coefficients = out["identity"][[number]], out["expression"][[number]]
+        vertices = runtime_model.native.vertices_camera(*coefficients, rotation, translation, 1)[0]
         image = fine[fine_row[row]] if fine is not None and fine_row[row] >= 0 else images[row]
         color = colors.fit(image, skins[row], vertices)
         if color is not None:
@@ -270,6 +248,11 @@ def write_fits(
         "colors": int(fitted.sum()),
         "color_error": float(np.median(out["color_error"][fitted])) if fitted.any() else float("nan"),
     }
+
+
+def _pixels(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Crop pixels (P, 2) of points in the camera frame (P, 3)."""
+    return FOCAL_PX * points[:, :2] / points[:, 2:] + CROP_SIZE / 2
 
 
 def _bilinear(image: NDArray[np.float32], pixels: NDArray, scale: float) -> NDArray[np.float32]:
