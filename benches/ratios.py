@@ -131,6 +131,19 @@ def raster(faces: int, height: float, threads: int) -> Calls:
     return {"Sim3DR": sim3dr, **ours} if Sim3DR_Cython is not None else ours
 
 
+def fit_colors(faces: int, height: float, threads: int) -> Calls:
+    """Albedo and light fitted to a picture of the faces; nothing else does that, so there is no baseline."""
+    model, s, stored = face_model(), scene(faces, height), face_model().stored_triangles
+    normals = model.native.normals(s.vertices, 1)
+    colors = _native.colors(model.native.albedos(s.albedo, 1), normals, s.illumination, 1)
+    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    photo = _native.render(corners, stored, model.triangles, colors, FOCAL, CENTRE, SIZE, 1, split=True)[-1]
+    light = np.zeros_like(s.illumination)
+    light[:, :, 0] = 0.8
+    arguments = (photo, FOCAL, CENTRE, s.vertices, normals, np.zeros_like(s.albedo), light, threads)
+    return {"fit": lambda: model.color_fitter.fit(*arguments)}
+
+
 def after_encoder(faces: int, threads: int) -> Calls:
     """All that a result needs, without and with the picture."""
     native, s, stored = face_model().native, scene(faces, 200), face_model().stored_triangles
@@ -182,6 +195,8 @@ def main(repeats: int, cpu: bool) -> None:
         for faces, height in ((1, 200), (1, 450), (10, 200)):
             title = f"raster, {faces} faces of {height} px, {threads}t"
             report(title, raster(faces, height, threads), repeats, clock)
+        for faces, height in ((1, 200), (20, 100)):
+            report(f"colour fit, {faces} faces, {threads}t", fit_colors(faces, height, threads), repeats, clock)
         report(f"after the encoder, 10 faces, {threads}t", after_encoder(10, threads), repeats, clock)
 
 
