@@ -244,14 +244,14 @@ mod x86 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::cell::Cell;
 
     use crate::raster::{Colors, Meshes, View, draw};
 
     thread_local! {
         /// Whether this thread takes the registers of every target.
-        pub(super) static PORTABLE: Cell<bool> = const { Cell::new(false) };
+        pub(crate) static PORTABLE: Cell<bool> = const { Cell::new(false) };
     }
 
     #[test]

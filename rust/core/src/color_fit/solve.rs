@@ -393,6 +393,7 @@ mod tests {
     use super::*;
     use crate::illumination::harmonics;
     use crate::mesh::normalised;
+    use crate::simd::tests::PORTABLE;
 
     fn number(i: usize) -> f32 {
         ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
@@ -501,6 +502,22 @@ mod tests {
         }
         let trust = trusted(&seen, &reflected, &light());
         assert!(trust[..15].iter().all(|&t| t < 0.01) && trust[15..].iter().all(|&t| t > 0.9));
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bytes() {
+        for (count, columns) in [(50, 5), (131, 37), (60, 80)] {
+            let (areas, seen) = problem(count, columns);
+            let solved = |portable| {
+                let (mut albedo, mut light) = (vec![0.1; columns], light());
+                PORTABLE.set(portable);
+                areas.solve(&seen, &mut albedo, &mut light);
+                PORTABLE.set(false);
+                assert!(albedo.iter().any(|&a| (a - 0.1).abs() > 1e-3));
+                (albedo, light)
+            };
+            assert!(solved(true) == solved(false), "{count} {columns}");
+        }
     }
 
     #[test]
