@@ -9,7 +9,7 @@ const ROUNDS: usize = 2;
 const COLOR_SIGMA: f32 = 0.04;
 /// What an area's deviation weighs against the priors of light and of albedo; neighbouring areas are not independent.
 const LIGHT_WEIGHT: f32 = 0.01;
-const ALBEDO_WEIGHT: f32 = 1.0;
+const ALBEDO_WEIGHT: f32 = 0.5;
 /// Deviation of the light from what is expected, of its grey part and of what each channel has more: tinted light would
 /// explain the tone of the skin, or something in front of it.
 const GREY_SIGMA: f64 = 0.2;
