@@ -26,6 +26,8 @@ const GRAZING: f32 = 0.25;
 /// another is still seen, in shares of that side (10 mm of a face).
 const CELLS: usize = 48;
 const BEHIND: f32 = 0.05;
+/// Share of a face's box that its areas cover, about.
+const FACE_IN_BOX: f32 = 0.6;
 /// A face of which fewer areas are seen keeps its values.
 const LEAST_AREAS: usize = 40;
 
@@ -181,6 +183,9 @@ impl ColorFitter {
         (vertices, normals): (&[[f32; 3]], &[[f32; 3]]),
     ) -> Vec<Seen> {
         let grid = Grid::new(own, all);
+        // An area carries as much as the pixels that it covers, at most as much as its vertices.
+        let pixels = FACE_IN_BOX * (own.high[0] - own.low[0]) * (own.high[1] - own.low[1]) / self.n_areas() as f32;
+        let share = (pixels / AREA as f32).min(1.0);
         let mut out = Vec::with_capacity(self.n_areas());
         for (area, bounds) in self.bounds.windows(2).enumerate() {
             // Sums over the vertices that are seen, each times how squarely it faces the camera: RGB and 1, and the normal.
@@ -203,7 +208,7 @@ impl ColorFitter {
                 let [x, y, z] = normalised([x, y, z], f32::MIN_POSITIVE);
                 out.push(Seen {
                     area,
-                    weight: self.weights[area] * weight,
+                    weight: share * self.weights[area] * weight,
                     color: [red, green, blue].map(|c| c / (255.0 * weight)),
                     bands: harmonics([x, -y, -z]), // of the OpenGL frame
                 });
