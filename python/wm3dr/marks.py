@@ -21,10 +21,10 @@ def font(size: float) -> Any:
 
 
 class Marks:
-    """A transparent layer for lines and dots, drawn enlarged and reduced again, in pixels of the picture."""
+    """A transparent layer for lines and dots, drawn enlarged (`scale`) and reduced again, in pixels of the picture."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self._scale = 4 if size[0] * size[1] < 1_000_000 else 2
+    def __init__(self, size: tuple[int, int], scale: int | None = None) -> None:
+        self._scale = scale or (4 if size[0] * size[1] < 1_000_000 else 2)
         self._size = size
         self._layer = Image.new("RGBA", (size[0] * self._scale, size[1] * self._scale))
         self._draw = ImageDraw.Draw(self._layer)
