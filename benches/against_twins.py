@@ -53,7 +53,7 @@ def rows(faces: int, threads: int) -> dict[str, Calls]:
     stored, image, heat = face_model().stored_triangles, photo(), heatmap()
     basis, albedo = stored_basis(), native.albedos(s.albedo, 1)
     normals = native.normals(s.vertices, 1)
-    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
     place = (s.identity, s.expression, s.rotations, s.translations, threads)
 
     def shaded() -> tuple[np.ndarray, np.ndarray]:

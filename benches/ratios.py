@@ -119,7 +119,7 @@ def raster(faces: int, height: float, threads: int) -> Calls:
             Sim3DR_Cython.rasterize(image, vertices, triangles, color, depth, count, rows, width, 3, reverse=False)
 
     stored = face_model().stored_triangles
-    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
 
     def maps():  # as the library draws: the stored mesh, then the parts of its triangles
         return _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
@@ -136,7 +136,7 @@ def fit_colors(faces: int, height: float, threads: int) -> Calls:
     model, s, stored = face_model(), scene(faces, height), face_model().stored_triangles
     normals = model.native.normals(s.vertices, 1)
     colors = _native.colors(model.native.albedos(s.albedo, 1), normals, s.illumination, 1)
-    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
     photo = _native.render(corners, stored, model.triangles, colors, FOCAL, CENTRE, SIZE, 1, split=True)[-1]
     light = np.zeros_like(s.illumination)
     light[:, :, 0] = 0.8
@@ -174,7 +174,7 @@ def after_encoder(faces: int, threads: int) -> Calls:
 
     def rendered() -> None:
         vertices, colors = dense()
-        corners = np.ascontiguousarray(vertices[:, : stored.max() + 1])
+        corners = np.ascontiguousarray(vertices[:, : face_model().n_stored])
         _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, threads, split=True)
 
     return {"landmarks, pose, boxes": sparse, "+ vertices, normals, colours": dense, "+ raster": rendered}

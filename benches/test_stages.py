@@ -58,7 +58,7 @@ def test_fit_colors(benchmark, faces, threads):
     normals = native.normals(s.vertices, 1)
     colors = _native.colors(native.albedos(s.albedo, 1), normals, s.illumination, 1)
     stored = face_model().stored_triangles
-    corners = np.ascontiguousarray(s.vertices[:, : stored.max() + 1])
+    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
     photo = _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, 1, True)[-1]
     expected = (np.zeros_like(s.albedo), np.full_like(s.illumination, 0.8) * np.eye(9, dtype=np.float32)[0])
     arguments = (photo, FOCAL, CENTRE, s.vertices, normals, *expected, threads)
@@ -93,7 +93,7 @@ def test_boxes(benchmark, faces, threads):
 @SIZES
 def test_rasterize(benchmark, size, faces, threads):
     stored, vertices = face_model().stored_triangles, scene(faces, 200).vertices
-    corners = np.ascontiguousarray(vertices[:, : stored.max() + 1])
+    corners = np.ascontiguousarray(vertices[:, : face_model().n_stored])
     arguments = (corners, stored, *camera(size), threads, True)
     assert np.unique(_native.rasterize(*arguments)[1]).size > faces // 2  # some of many are hidden
     benchmark(_native.rasterize, *arguments)

@@ -38,10 +38,9 @@ def coarse_model(face_model: FaceModel) -> CoarseModel:
     triangles = face_model.stored_triangles
     landmarks = face_model.landmark_vertices.astype(np.int64)
     ends = np.stack([landmarks, landmarks], axis=1)
-    n_vertices = face_model.n_vertices
+    n_vertices = face_model.n_stored
     if face_model.metadata.subdivisions:
         edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-        n_vertices -= len(edges)
         midpoint = landmarks >= n_vertices
         ends[midpoint] = edges[landmarks[midpoint] - n_vertices]
     return CoarseModel(

@@ -49,10 +49,11 @@ def serve(
     """
     from . import serve as serving
     from .api import DEFAULT_MAX_SIDE, Reconstructor
+    from .cli import _or_exit
     from .threads import usable_threads
 
-    limits = serving.Limits(max_bytes, max_pixels, workers, queue, receive_seconds, answer_seconds)
-    try:
+    def run() -> None:
+        limits = serving.Limits(max_bytes, max_pixels, workers, queue, receive_seconds, answer_seconds)
         model = Reconstructor(
             encoder,
             face_model,
@@ -60,5 +61,5 @@ def serve(
             max_side=DEFAULT_MAX_SIDE if max_side is None else max_side,
         )
         serving.run(serving.create_app(model, limits), host, port, limits)
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise click.ClickException(str(error) or type(error).__name__) from error
+
+    _or_exit(run)

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-_ERRORS = (OSError, ValueError, TypeError, RuntimeError, ImportError)
 _SAVES = ("overlay", "json")
 
 
@@ -64,8 +63,10 @@ def video(
     """
     if (source is None) == (camera is None):
         raise click.UsageError("give either VIDEO or --camera NUMBER")
-    try:
-        summary = _track(
+    from .cli import _or_exit
+
+    summary = _or_exit(
+        lambda: _track(
             source,
             camera,
             output,
@@ -80,8 +81,7 @@ def video(
             {"average": not no_average, "lost_seconds": lost_seconds} | ({"smoothing": None} if no_smooth else {}),
             {"save": save, "audio": not no_audio, "encoder": codec, "overwrite": overwrite, "seconds": seconds},
         )
-    except _ERRORS as error:
-        raise click.ClickException(str(error) or type(error).__name__) from error
+    )
     total = summary.seconds["total"]
     click.echo(
         f"{summary.frames} frames, {len(summary.ids)} ids, {summary.frames / total:.1f} frames/s ({summary.provider}) "

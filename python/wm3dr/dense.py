@@ -315,7 +315,7 @@ def _stored(vertices: F32, face_model: FaceModel) -> tuple[F32, NDArray[np.int32
     stored = face_model.stored_triangles
     if len(stored) == len(face_model.triangles):
         return vertices, stored, False
-    return np.ascontiguousarray(vertices[:, : int(stored.max()) + 1]), stored, True
+    return np.ascontiguousarray(vertices[:, : face_model.n_stored]), stored, True
 
 
 def interpolate(buffers: RasterBuffers, triangles: NDArray[np.int32], attributes: F32, threads: int) -> F32:

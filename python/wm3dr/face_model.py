@@ -198,6 +198,11 @@ class FaceModel:
         return self.native.n_vertices
 
     @property
+    def n_stored(self) -> int:
+        """N0, vertices before refinement: the first of the refined mesh (CONVENTIONS.md §5)."""
+        return self.native.n_stored
+
+    @property
     def n_triangles(self) -> int:
         """T, triangles after refinement."""
         return self.native.n_triangles
@@ -269,8 +274,7 @@ class FaceModel:
     def color_fitter(self) -> _native.ColorFitter:
         """Fits albedo and light to photos; compares colours on `COMPARED` regions."""
         weights = np.array([COMPARED.get(_side_free(name), 0.0) for name in self.region_names], np.float32)
-        stored = self.regions[: int(self.stored_triangles.max()) + 1]
-        return _native.ColorFitter(self.native, weights[stored])
+        return _native.ColorFitter(self.native, weights[self.regions[: self.n_stored]])
 
     def summary(self) -> dict[str, Any]:
         """Return what `wm3dr face-model info` prints, JSON-able."""

@@ -101,6 +101,11 @@ impl PyFaceModel {
     }
 
     #[getter]
+    fn n_stored(&self) -> usize {
+        self.model.n_stored()
+    }
+
+    #[getter]
     fn n_triangles(&self) -> usize {
         self.model.n_triangles()
     }

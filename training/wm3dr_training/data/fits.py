@@ -74,7 +74,7 @@ class CropColors:
 
     def __init__(self, face_model: wm3dr.FaceModel, seed: int = 0) -> None:
         self.model = face_model
-        labels = face_model.regions[: int(face_model.stored_triangles.max()) + 1]
+        labels = face_model.regions[: face_model.n_stored]
         plain = [label for label, name in enumerate(face_model.region_names) if name in ("skin", "nose")]
         candidates = np.flatnonzero(np.isin(labels, plain))
         generator = np.random.default_rng(seed)

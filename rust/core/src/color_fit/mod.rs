@@ -23,7 +23,7 @@ const AREA: usize = 12;
 /// Least cosine between a normal and the line of sight.
 const GRAZING: f32 = 0.25;
 /// Cells along the longer side of a face in the grid of nearest depths, and how far behind the nearest vertex of a cell
-/// another is still seen, in shares of that side (10 mm of a face).
+/// another is still seen, in shares of the face's depth (some 10 mm, at any scale).
 const CELLS: usize = 48;
 const BEHIND: f32 = 0.05;
 /// Share of a face's box that its areas cover, about.
@@ -296,7 +296,6 @@ impl Grid {
             cells: Vec::with_capacity(own.places.len()),
             tolerance: 0.0,
         };
-        // mm per pixel at the face is Z / f; Z spans about as much as the face is wide.
         let (mut near, mut far) = (f32::INFINITY, 0.0);
         for place in &own.places {
             let cell = grid.cell(*place);

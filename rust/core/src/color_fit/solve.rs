@@ -56,6 +56,11 @@ impl Areas {
         self.columns
     }
 
+    /// Columns of the basis as it is stored.
+    fn padded(&self) -> usize {
+        self.columns.next_multiple_of(WIDTH)
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.mean.len()
@@ -88,7 +93,7 @@ impl Areas {
         expected: &[f64],
         albedo: &mut [f32],
     ) {
-        let (n, padded) = (self.columns, self.columns.next_multiple_of(WIDTH));
+        let (n, padded) = (self.columns, self.padded());
         let mut rows = Vec::with_capacity(3 * seen.len());
         for (s, trust) in seen.iter().zip(trust) {
             let root = (ALBEDO_WEIGHT * s.weight * trust).sqrt() / COLOR_SIGMA;
@@ -113,7 +118,7 @@ impl Areas {
     /// Albedo of the areas that are seen.
     fn reflected(&self, seen: &[Seen], albedo: &[f32]) -> Vec<[f32; 3]> {
         let mut padded = albedo.to_vec();
-        padded.resize(self.columns.next_multiple_of(WIDTH), 0.0);
+        padded.resize(self.padded(), 0.0);
         let mut out: Vec<_> = seen.iter().map(|s| self.mean[s.area]).collect();
         simd::run(Reflected { basis: &self.basis, seen, albedo: &padded, out: &mut out });
         out
@@ -420,7 +425,7 @@ mod tests {
 
     /// Σ weight · trust · |shade · (mean + basis · albedo) − color|² / σ², in float64.
     fn misfit(areas: &Areas, seen: &[Seen], trust: &[f32], light: &[f64], albedo: &[f64]) -> f64 {
-        let padded = areas.columns.next_multiple_of(WIDTH);
+        let padded = areas.padded();
         let mut sum = 0.0;
         for (s, trust) in seen.iter().zip(trust) {
             for c in 0..3 {
