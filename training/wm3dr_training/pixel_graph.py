@@ -24,7 +24,7 @@ FOLDED = 4
 _ARITHMETIC = {"Sub": np.subtract, "Add": np.add, "Mul": np.multiply, "Div": np.divide}
 
 
-class _Graph:
+class Graph:
     """Who makes and who uses a tensor."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -79,7 +79,7 @@ def pixel_parameters(model: onnx.ModelProto) -> tuple[str, np.float32, np.uint8]
         Of the normalised image. None where there is no such quantization: channels are normalised differently, or grey
         values do not map to 0 exactly.
     """
-    name, values, _ = _Graph(model).normalised()
+    name, values, _ = Graph(model).normalised()
     scale = np.float32((values[0, 255] - values[0, 0]) / 255)
     if scale <= 0:
         return None
@@ -97,7 +97,7 @@ def take_pixels_as_they_are(model: onnx.ModelProto) -> None:
     ValueError
         The graph is not of that kind.
     """
-    graph = _Graph(model)
+    graph = Graph(model)
     _take_pixels(graph)
     fold_columns(graph)
     repeat_by_copies(graph)
@@ -111,7 +111,7 @@ def take_pixels_as_they_are(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model)
 
 
-def _take_pixels(graph: _Graph) -> None:
+def _take_pixels(graph: Graph) -> None:
     """Feed `image` (B, H, W, 3) uint8 to what read the quantized image."""
     name, values, passed = graph.normalised()
     users = graph.users(name)
@@ -133,7 +133,7 @@ def _take_pixels(graph: _Graph) -> None:
     )
 
 
-def fold_columns(graph: _Graph) -> None:
+def fold_columns(graph: Graph) -> None:
     """Let the first convolution (3 x 3, stride 2) read `FOLDED` pixels of a row as the channels of one.
 
     Output column j reads the pixels 2j, 2j + 1, 2j + 2 (padding right and below, as TensorFlow pads even sides). Of the
@@ -190,7 +190,7 @@ def fold_columns(graph: _Graph) -> None:
         node.input[0] = names[2]
 
 
-def repeat_by_copies(graph: _Graph) -> None:
+def repeat_by_copies(graph: Graph) -> None:
     """Replace every Resize that doubles height and width by repetition, between quantized tensors, by two Concat."""
     for node in [node for node in graph.proto.node if node.op_type == "Resize"]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -233,7 +233,7 @@ def repeat_by_copies(graph: _Graph) -> None:
         graph.proto.node.remove(users[0])
 
 
-def return_features(graph: _Graph) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def return_features(graph: Graph) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return `features` quantized, channels last (B, h, w, F); gives their scale and zero point."""
     reader = graph.maker("features")
     if reader is None or reader.op_type != "DequantizeLinear":
@@ -253,7 +253,7 @@ def return_features(graph: _Graph) -> tuple[NDArray[np.float32], NDArray[np.uint
 
 def _take_quantized(head: onnx.ModelProto, scale: NDArray[np.float32], zero_point: NDArray[np.uint8]) -> None:
     """Let a head read `features` (M, F) uint8, in place."""
-    graph = _Graph(head)
+    graph = Graph(head)
     for node in graph.users("features"):
         node.input[:] = ["features_float" if name == "features" else name for name in node.input]
     names = [graph.constant("features_scale", scale), graph.constant("features_zero_point", zero_point)]

@@ -21,6 +21,7 @@ pub mod illumination;
 pub mod mesh;
 pub mod peaks;
 pub mod pose;
+pub mod quantized;
 pub mod raster;
 
 pub use error::{Error, Result};

@@ -6,6 +6,8 @@ mod arrays;
 mod color_fit;
 mod errors;
 mod face_model;
+#[allow(unsafe_code)] // onnxruntime's interface is C
+mod onnx_kernels;
 mod raster;
 mod stages;
 
