@@ -13,6 +13,7 @@ __all__ = [
     "find_peaks",
     "gather_coefficients",
     "gather_features",
+    "has_quantized_kernels",
     "interpolate",
     "neighbourhoods",
     "pose_from_rotations",
@@ -29,6 +30,8 @@ __all__ = [
 _F32: TypeAlias = NDArray[np.float32]
 _I32: TypeAlias = NDArray[np.int32]
 _U8: TypeAlias = NDArray[np.uint8]
+
+__file__: str
 
 class ModelError(ValueError): ...
 
@@ -183,3 +186,4 @@ def interpolate(
     attributes: _F32,  # (F, N, C)
     threads: int,
 ) -> _F32: ...  # (H, W, C), 0 where there is nothing
+def has_quantized_kernels() -> bool: ...

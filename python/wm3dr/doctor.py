@@ -101,6 +101,7 @@ def _examine_models(report: Report) -> None:
             Problem(f"{CUDA} is installed but does not start", f"an NVIDIA driver (see nvidia-smi), and {CUDA_COMMAND}")
         )
     rows.append(("provider in use", encoder.provider))
+    rows.append(("kernels of the encoder", encoder.kernels))
     rows.append(("face model", f"{face_model.name}: {face_model.n_vertices} vertices, {face_model.widths}"))
     rows.append(("encoder", f"{encoder.contract.licence}; threshold {encoder.contract.peak_threshold:g}"))
 

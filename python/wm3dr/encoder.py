@@ -39,6 +39,9 @@ MAPS = {"1": "coefficients", "2": "features", "3": "features"}
 `heatmap` is (B, 1, h, w) float32 in all. h = H/stride, w = W/stride."""
 GROUPS = ("identity", "expression", "albedo", "rotation", "illumination", "translation")
 """Coefficient groups in the order of a row (CONVENTIONS.md §4)."""
+BLOCKS = "blocks"
+"""Metadata of an encoder whose blocks are functions of the model, for which this package may have kernels: JSON, how many
+of each kind. It is no part of the contract: without kernels onnxruntime inlines the functions."""
 FIXED_WIDTHS = {"rotation": 3, "illumination": 27, "translation": 3}
 DEPTH_OFFSET = 10.0
 KEPT_PIXELS = 640 * 640
@@ -192,6 +195,9 @@ class Encoder:
         Threads of onnxruntime's pool; None takes what the process may use.
     allow_fallback : bool
         Accept the CPU, with a warning, where CUDA was asked for and cannot be had.
+    own_kernels : bool
+        On the CPU, compute the blocks of an 8-bit encoder by kernels of this package where the processor has AVX-512
+        with VNNI: the same numbers, sooner. False leaves everything to onnxruntime. `kernels` says what is in use.
 
     Raises
     ------
@@ -210,6 +216,7 @@ class Encoder:
         providers: Providers | None = None,
         threads: int | None = None,
         allow_fallback: bool = False,
+        own_kernels: bool = True,
     ) -> None:
         self.path: Path = require_file(DEFAULT_ENCODER if path is None else path, "encoder")
         import onnxruntime as ort
@@ -227,6 +234,10 @@ class Encoder:
         if _provider_name(wanted[0]) == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
         usable = [entry for entry in wanted if _provider_name(entry) in ort.get_available_providers()]
+        registered = own_kernels and _native.has_quantized_kernels()
+        registered &= _provider_name((usable or ["CPUExecutionProvider"])[0]) == "CPUExecutionProvider"
+        if registered:
+            options.register_custom_ops_library(_native.__file__)
         content = self.path.read_bytes()
         try:
             self._session = ort.InferenceSession(content, options, providers=usable or ["CPUExecutionProvider"])
@@ -240,7 +251,10 @@ class Encoder:
         if usable and usable[0] is wanted[0]:
             _check_in_use(wanted[0], self.provider, explicit=providers is not None, allow_fallback=allow_fallback)
         try:
-            self.contract = EncoderContract.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self.contract = EncoderContract.from_metadata(metadata)
+            self.kernels: str = "wm3dr" if registered and BLOCKS in metadata else "onnxruntime"
+            """Who computes the blocks of an 8-bit encoder on the CPU: "wm3dr" or "onnxruntime"."""
             self._map = MAPS[self.contract.version]
             stored = "uint8" if self.contract.version == "3" else "float"
             _check_signature(self._session, {"image": stored}, {"heatmap": "float", self._map: stored})

@@ -10,6 +10,7 @@ does the whole block, row by row in the cache. Between blocks tensors are uint8 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import click
 import onnx
 from onnx import helper
 
+from wm3dr.encoder import BLOCKS
 from wm3dr_training.pixel_graph import Graph
 
 DOMAIN = "wm3dr"
@@ -24,6 +26,8 @@ _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # channels last, channels first
 _PARTS = ("weight", "weight_scale", "weight_zero_point", "bias", "bias_scale", "bias_zero_point")
 _SCALES = ("scale", "zero_point")
 _STEM = ["Reshape", "Transpose", "DequantizeLinear", "Conv", "QuantizeLinear", "Transpose", "Reshape", "Transpose"]
+_DOUBLED = ["Transpose", "Reshape", "Concat", "Reshape", "Concat", "Transpose"]
+"""How a doubled map is made, last node first."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,31 @@ def fuse_blocks(model: onnx.ModelProto) -> dict[str, int]:
     counts: dict[str, int] = {}
     if _replace_stem(graph):
         counts["Stem"] = 1
+    heatmap = _find_heatmap(graph)
     for block in blocks:
-        _replace(graph, block)
+        if heatmap is not None and block.convolutions == [heatmap[0]]:
+            _replace_heatmap(graph, *heatmap)
+            counts["Heatmap"] = 1
+        else:
+            _replace(graph, block)
+    counts |= _replace_upsampled_sums(graph)
     _drop_unused(graph)
     for block in blocks:
-        counts[block.kind] = counts.get(block.kind, 0) + 1
+        if heatmap is None or block.convolutions != [heatmap[0]]:
+            counts[block.kind] = counts.get(block.kind, 0) + 1
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     model.functions.extend(_function(kind, opset) for kind in counts)
     _sort(graph)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, metadata | {BLOCKS: json.dumps(counts)})
     onnx.checker.check_model(model)
     return counts
+
+
+def has_blocks(model: onnx.ModelProto) -> bool:
+    """Whether there is anything to fuse: an int8 mobile network has blocks, a ResNet has not."""
+    return bool(_find_blocks(Graph(model)))
 
 
 def _convolution(graph: Graph, node: onnx.NodeProto) -> _Convolution | None:
@@ -210,6 +228,66 @@ def _replace_stem(graph: Graph) -> bool:
     return True
 
 
+def _find_heatmap(graph: Graph) -> tuple[_Convolution, onnx.NodeProto] | None:
+    """Find the pointwise convolution before the float one, to one channel, whose sigmoid is the heatmap."""
+    sigmoid = graph.maker("heatmap")
+    last = graph.maker(sigmoid.input[0]) if sigmoid is not None and sigmoid.op_type == "Sigmoid" else None
+    if last is None or last.op_type != "Conv" or any(name not in graph.constants for name in last.input[1:]):
+        return None
+    reader = graph.maker(last.input[0])
+    if list(graph.array(last.input[1]).shape)[::2] != [1, 1] or reader is None or reader.op_type != "DequantizeLinear":
+        return None
+    sink = graph.maker(reader.input[0])
+    node = graph.maker(sink.input[0]) if sink is not None and sink.op_type == "QuantizeLinear" else None
+    convolution = _convolution(graph, node) if node is not None else None
+    if convolution is None or not convolution.pointwise or _only_reader(graph, convolution.output) is not last:
+        return None
+    return convolution, last
+
+
+def _replace_heatmap(graph: Graph, convolution: _Convolution, last: onnx.NodeProto) -> None:
+    quantized = f"{convolution.input}_last"
+    arguments = [quantized, *convolution.source.input[1:3], *convolution.constants, *convolution.sink.input[1:3]]
+    nodes = [helper.make_node("Heatmap", [*arguments, *last.input[1:]], last.output, domain=DOMAIN)]
+    if graph.maker(quantized) is None:
+        nodes.insert(0, helper.make_node("Transpose", [convolution.input], [quantized], perm=_LAST))
+    graph.insert(last, nodes)
+    graph.proto.node.remove(last)
+
+
+def _replace_upsampled_sums(graph: Graph) -> dict[str, int]:
+    """Put calls in for sums of a map and a coarser one that `pixel_graph.repeat_by_copies` has doubled."""
+    count = 0
+    for node in [node for node in graph.proto.node if node.op_type == "Add"]:
+        readers = [graph.maker(name) for name in node.input]
+        users = graph.users(node.output[0])
+        if len(users) != 1 or users[0].op_type != "QuantizeLinear":
+            continue
+        if any(reader is None or reader.op_type != "DequantizeLinear" for reader in readers):
+            continue
+        fine, coarse = readers
+        chain = [graph.maker(coarse.input[0])]
+        while chain[-1] is not None and len(chain) < len(_DOUBLED):
+            chain.append(graph.maker(chain[-1].input[0]))
+        if [made.op_type if made is not None else None for made in chain] != _DOUBLED:
+            continue
+        fine_last, output = f"{fine.input[0]}_last", users[0].output[0]
+        nodes = []
+        if graph.maker(fine_last) is None:
+            nodes.append(helper.make_node("Transpose", [fine.input[0]], [fine_last], perm=_LAST))
+        arguments = [fine_last, *fine.input[1:3], chain[-1].output[0], *coarse.input[1:3], *users[0].input[1:3]]
+        last = f"{output}_last"
+        nodes.append(helper.make_node("UpsampleAdd", arguments, [last], domain=DOMAIN))
+        existing = graph.maker(last)  # the transposition that a block put in before itself
+        if existing is not None:
+            graph.proto.node.remove(existing)
+        nodes.append(helper.make_node("Transpose", [last], [output], perm=_FIRST))
+        graph.insert(users[0], nodes)
+        graph.proto.node.remove(users[0])
+        count += 1
+    return {"UpsampleAdd": count} if count else {}
+
+
 def _drop_unused(graph: Graph) -> None:
     """Take out nodes and constants that nothing needs any more."""
     outputs = {value.name for value in graph.proto.output}
@@ -242,8 +320,9 @@ def _sort(graph: Graph) -> None:
 
 def _function(kind: str, opset: int) -> onnx.FunctionProto:
     """Write the body of a kind of block: the nodes that it replaces, between tensors with their channels last."""
-    if kind == "Stem":
-        return _stem_function(opset)
+    special = {"Stem": _stem_function, "UpsampleAdd": _upsample_function, "Heatmap": _heatmap_function}
+    if kind in special:
+        return special[kind](opset)
     convolutions = {
         "Pointwise": ["project"],
         "Separable": ["depthwise", "project"],
@@ -318,6 +397,53 @@ def _stem_function(opset: int) -> onnx.FunctionProto:
     inputs = ["x", "x_scale", "x_zero_point", *own, *scales]
     imports = [helper.make_opsetid("", opset)]
     return helper.make_function(DOMAIN, "Stem", inputs, ["y"], nodes, imports, ["cells", "columns"])
+
+
+def _upsample_function(opset: int) -> onnx.FunctionProto:
+    """Write the body of the sum of a map and a doubled one: doubling by copies, as `pixel_graph` does it."""
+
+    def constant(name: str, *values: int) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [name], value_ints=list(values))
+
+    inputs = [f"{name}{part}" for name in ("fine", "coarse") for part in ("", "_scale", "_zero_point")]
+    nodes = [
+        *(constant(f"axis{k}", k) for k in (0, 2, 3)),
+        constant("rest", -1),
+        constant("row", 0, 0, 1, -1),
+        helper.make_node("Concat", ["coarse"] * 2, ["twice"], axis=3),  # (B, h, w, 2 C)
+        helper.make_node("Reshape", ["twice", "row"], ["row_of"]),  # (B, h, 1, 2 w C)
+        helper.make_node("Concat", ["row_of"] * 2, ["rows"], axis=2),  # (B, h, 2, 2 w C)
+        helper.make_node("Shape", ["fine"], ["shape"]),
+        *(helper.make_node("Gather", ["shape", f"axis{k}"], [f"size{k}"]) for k in (0, 2, 3)),
+        helper.make_node("Concat", ["size0", "rest", "size2", "size3"], ["to"], axis=0),
+        helper.make_node("Reshape", ["rows", "to"], ["doubled"]),  # (B, 2 h, 2 w, C)
+        helper.make_node("Transpose", ["fine"], ["fine_first"], perm=_FIRST),
+        helper.make_node("Transpose", ["doubled"], ["doubled_first"], perm=_FIRST),
+        helper.make_node("DequantizeLinear", ["fine_first", *inputs[1:3]], ["a"]),
+        helper.make_node("DequantizeLinear", ["doubled_first", *inputs[4:6]], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "y_scale", "y_zero_point"], ["quantized"]),
+        helper.make_node("Transpose", ["quantized"], ["y"], perm=_LAST),
+    ]
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_function(DOMAIN, "UpsampleAdd", [*inputs, "y_scale", "y_zero_point"], ["y"], nodes, imports)
+
+
+def _heatmap_function(opset: int) -> onnx.FunctionProto:
+    """Write the body of the heatmap's last layers, up to the sigmoid: (B, h, w, C) uint8 -> logits (B, 1, h, w)."""
+    own, scales = [f"hidden_{part}" for part in _PARTS], [f"hidden_{part}" for part in _SCALES]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["x_first"], perm=_FIRST),
+        helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
+        helper.make_node("DequantizeLinear", own[:3], ["w"], axis=0),
+        helper.make_node("DequantizeLinear", own[3:], ["b"], axis=0),
+        helper.make_node("Conv", ["x_float", "w", "b"], ["hidden"]),
+        helper.make_node("QuantizeLinear", ["hidden", *scales], ["quantized"]),
+        helper.make_node("DequantizeLinear", ["quantized", *scales], ["hidden_float"]),
+        helper.make_node("Conv", ["hidden_float", "weight", "bias"], ["y"]),
+    ]
+    inputs = ["x", "x_scale", "x_zero_point", *own, *scales, "weight", "bias"]
+    return helper.make_function(DOMAIN, "Heatmap", inputs, ["y"], nodes, [helper.make_opsetid("", opset)])
 
 
 @click.command()

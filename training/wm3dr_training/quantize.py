@@ -26,6 +26,7 @@ from wm3dr_training.data.sources import BACKGROUND_PACK, MANUAL_PACKS, read_pack
 from wm3dr_training.evaluate.composites import AnnotatedFace, make_composites
 from wm3dr_training.evaluate.data import Outcome, Setting
 from wm3dr_training.evaluate.protocols import composites, landmarks
+from wm3dr_training.fuse_blocks import fuse_blocks, has_blocks
 from wm3dr_training.pixel_graph import pixel_parameters, take_pixels_as_they_are
 
 QUANTIZED = ("Conv", "Add", "Relu", "Clip", "AveragePool", "Resize")
@@ -140,6 +141,8 @@ def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce
         onnx.helper.set_model_props(model, metadata)
         if pixels is not None:
             take_pixels_as_they_are(model)
+            if has_blocks(model):
+                fuse_blocks(model)
         onnx.save(model, str(quantized))
         quantized.replace(target)
 

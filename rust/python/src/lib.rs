@@ -53,8 +53,8 @@ mod _native {
     use super::raster::{interpolate, rasterize, render};
     #[pymodule_export]
     use super::stages::{
-        averaged_rows, cell_centers, colors, find_peaks, gather_coefficients, gather_features, neighbourhoods,
-        pose_from_rotations, project, rotations_from_vectors, shading, transform, translations_from_offsets,
-        vertex_normals,
+        averaged_rows, cell_centers, colors, find_peaks, gather_coefficients, gather_features, has_quantized_kernels,
+        neighbourhoods, pose_from_rotations, project, rotations_from_vectors, shading, transform,
+        translations_from_offsets, vertex_normals,
     };
 }

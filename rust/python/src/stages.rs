@@ -52,6 +52,11 @@ pub(crate) fn gather_features<'py>(
 }
 
 #[pyfunction]
+pub(crate) fn has_quantized_kernels() -> bool {
+    wm3dr_core::quantized::supported()
+}
+
+#[pyfunction]
 pub(crate) fn cell_centers<'py>(py: Python<'py>, cells: &Bound<'py, PyAny>, stride: f32) -> Out<'py, f32> {
     let cells = Array::<i32>::new("cells", cells, &[Any("P"), Is(2)])?;
     let rows = cells.rows()?;

@@ -144,7 +144,7 @@ impl Block {
                 // SAFETY: each part has its own pixels.
                 let output = unsafe { written.piece(from * self.project.outputs, (to - from) * self.project.outputs) };
                 let input = &input[from * self.channels..to * self.channels];
-                multiply(&self.project, input, to - from, output);
+                self.project.run_dense(input, to - from, output);
                 if let Some(sum) = &self.sum {
                     sum.run(output, input);
                 }
@@ -194,7 +194,7 @@ impl Block {
                     Held { begin: begin + ready, top: *top, left: left * channels, padding: *padding, row: padded };
                 self.fill(input, (height, width), held, &mut above[ready * padded..read * padded]);
                 kernel.run(above, padded, rows, columns, between);
-                multiply(&self.project, between, rows * columns, output);
+                self.project.run_dense(between, rows * columns, output);
                 if let Some(sum) = &self.sum {
                     let row = width * self.channels;
                     sum.run(output, &input[(first + k * together) * row..][..rows * row]);
@@ -228,13 +228,6 @@ impl Block {
             }
         }
     }
-}
-
-/// A product whose pixels lie one behind the other on both sides.
-fn multiply(product: &Pointwise, input: &[u8], pixels: usize, output: &mut [u8]) {
-    let source = Source { pixel: product.inputs, segments: 1, segment: 0 };
-    let target = Target { width: pixels, pixel: product.outputs, row: pixels * product.outputs };
-    product.run(input, source, pixels, output, target);
 }
 
 /// Parts of a map of so many rows: each begins with rows that the one before has computed, too.

@@ -215,7 +215,7 @@ mod x86 {
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     unsafe fn group<const K: usize, const S: usize, const W: usize>(call: &Call, from: *const u8, to: *mut u8) {
-        let (channels, lines) = (call.channels, call.lines);
+        let channels = call.channels;
         let apart = TOGETHER * S * channels; // from the pixel of one sharer of a register to that of the next
         let reach = (TOGETHER - 1) * S + K; // columns that the outputs together read
         let zero = _mm512_setzero_si512();
@@ -224,14 +224,17 @@ mod x86 {
             // SAFETY: columns up to `Kernel::padded` exist, and lines as `Kernel::new` pushed them; stores are bounded by
             // the number of outputs.
             unsafe {
-                let start = from.add(x * S * channels);
-                let at = |row: usize, column: usize| load::<W>(start.add(row * call.row + column * channels), apart);
+                // Hidden from the compiler: it would copy all weights to the stack before the loop.
+                let lines = std::hint::black_box(call.lines);
+                let mut rows: [*const u8; K] = std::array::from_fn(|k| from.add(x * S * channels + k * call.row));
                 let starts: [__m512i; 4] = std::array::from_fn(|r| line(lines, r));
                 let mut sums = [starts; TOGETHER];
+                let mut last = [zero; 4]; // of the fifth row, up to four columns
                 each!(C in [0 1 2 3 4 5 6 7 8 9 10] {
                     if C < reach {
-                        let fourth = if K == 5 { at(3, C) } else { zero };
-                        let column = interleave(at(0, C), at(1, C), at(2, C), fourth);
+                        let of = |row: usize| load::<W>(rows[row], apart);
+                        let fourth = if K == 5 { of(3) } else { zero };
+                        let column = interleave(of(0), of(1), of(2), fourth);
                         each!(I in [0 1 2 3] {
                             if (I * S..I * S + K).contains(&C) {
                                 let taps = lines.add(8 + 4 * (C - I * S));
@@ -240,31 +243,34 @@ mod x86 {
                                 }
                             }
                         });
+                        if K == 5 {
+                            if C.is_multiple_of(4) {
+                                last = [zero; 4];
+                            }
+                            last[C % 4] = of(K - 1);
+                            if C % 4 == 3 || C + 1 == reach {
+                                let four = interleave(last[0], last[1], last[2], last[3]);
+                                let group = C / 4;
+                                each!(I in [0 1 2 3] {
+                                    let (step, shift) = (I * S / 4, I * S % 4);
+                                    if group == step || group == step + 1 {
+                                        let taps = lines.add(8 + 4 * (K + 2 * shift + group - step));
+                                        for r in 0..4 {
+                                            sums[I][r] = _mm512_dpbusd_epi32(sums[I][r], four[r], line(taps, r));
+                                        }
+                                    }
+                                });
+                            }
+                        }
+                        rows = rows.map(|row| row.wrapping_add(channels));
                     }
                 });
-                if K == 5 {
-                    each!(G in [0 1 2] {
-                        if 4 * G < reach {
-                            let or_zero = |c: usize| if c < reach { at(4, c) } else { zero };
-                            let four = interleave(or_zero(4 * G), or_zero(4 * G + 1), or_zero(4 * G + 2), or_zero(4 * G + 3));
-                            each!(I in [0 1 2 3] {
-                                let (step, shift) = (I * S / 4, I * S % 4);
-                                if G == step || G == step + 1 {
-                                    let taps = lines.add(8 + 4 * (K + 2 * shift + G - step));
-                                    for r in 0..4 {
-                                        sums[I][r] = _mm512_dpbusd_epi32(sums[I][r], four[r], line(taps, r));
-                                    }
-                                }
-                            });
-                        }
-                    });
-                }
                 let scales: [__m512i; 4] = std::array::from_fn(|r| line(lines, 4 + r));
                 let zero_point = _mm512_set1_epi16(call.zero_point);
                 for (i, sum) in sums.iter().enumerate() {
                     let bytes = pack(std::array::from_fn(|r| rescale(sum[r], scales[r])), zero_point);
                     let exists = |sharer: usize| x + i + sharer * TOGETHER < call.outputs;
-                    let place = |sharer: usize| to.add((x + i + sharer * TOGETHER) * channels);
+                    let place = |sharer: usize| to.wrapping_add((x + i + sharer * TOGETHER) * channels);
                     match W {
                         64 => {
                             if exists(0) {

@@ -10,6 +10,7 @@
 
 mod block;
 mod depthwise;
+mod heatmap;
 mod pointwise;
 mod stem;
 mod sum;
@@ -17,7 +18,9 @@ mod sum;
 use crate::error::{Error, Result};
 
 pub use block::{Block, Depthwise};
+pub use heatmap::Heatmap;
 pub use stem::Stem;
+pub use sum::UpsampleAdd;
 
 /// Calls a function once for each of so many parts, on whatever threads.
 pub trait Parallel: Sync {

@@ -82,6 +82,16 @@ impl Pointwise {
         Ok(Self { inputs, outputs, zero_point: convolution.output.zero_point, tiles, lines })
     }
 
+    /// Multiplies pixels that lie one behind the other on both sides.
+    ///
+    /// # Panics
+    /// As `run`.
+    pub(super) fn run_dense(&self, input: &[u8], pixels: usize, output: &mut [u8]) {
+        let source = Source { pixel: self.inputs, segments: 1, segment: 0 };
+        let target = Target { width: pixels, pixel: self.outputs, row: pixels * self.outputs };
+        self.run(input, source, pixels, output, target);
+    }
+
     /// Multiplies `pixels` pixels that begin with `input`, and writes from the start of `output` on.
     ///
     /// # Panics
@@ -114,15 +124,38 @@ mod x86 {
     use super::super::x86::{line, pack, rescale};
     use super::{Line, PIXELS, Pointwise, Source, Target, Tile};
 
-    /// One register tile's surroundings.
-    struct Call {
+    /// A column of register tiles: what is the same for all pixels.
+    struct Column {
         source: Source,
         /// Bytes of a segment.
         read: usize,
         lines: *const Line,
-        zero_point: i32,
+        zero_point: i16,
         /// Which of the last register's outputs exist.
         mask: __mmask16,
+    }
+
+    /// Place of the next pixel of the result.
+    struct Cursor {
+        place: *mut u8,
+        column: usize,
+        target: Target,
+    }
+
+    impl Cursor {
+        /// The place; the cursor goes on to the next, which may lie outside after the last pixel and is not touched then.
+        #[inline]
+        fn next(&mut self) -> *mut u8 {
+            let place = self.place;
+            self.column += 1;
+            let mut step = self.target.pixel;
+            if self.column == self.target.width {
+                self.column = 0;
+                step = self.target.row - (self.target.width - 1) * self.target.pixel;
+            }
+            self.place = place.wrapping_add(step);
+            place
+        }
     }
 
     /// # Safety
@@ -139,82 +172,86 @@ mod x86 {
         for tile in &product.tiles {
             let Tile { first, registers, at } = *tile;
             let missing = (first + 16 * registers).saturating_sub(product.outputs);
-            let call = Call {
+            let column = Column {
                 source,
                 read: product.inputs / source.segments,
                 lines: product.lines[at..].as_ptr(),
-                zero_point: i32::from(product.zero_point),
+                zero_point: i16::from(product.zero_point),
                 mask: 0xffff_u16 >> missing,
             };
-            let mut done = 0;
-            while done < pixels {
-                let count = PIXELS[registers].min(pixels - done);
-                let mut places = [std::ptr::null_mut(); 12];
-                let (mut row, mut column) = (done / target.width, done % target.width);
-                for place in &mut places[..count] {
-                    // SAFETY: a pixel of the output, and an output of it that exists.
-                    *place = unsafe { output.add(row * target.row + column * target.pixel + first) };
-                    column += 1;
-                    if column == target.width {
-                        (row, column) = (row + 1, 0);
-                    }
+            // SAFETY: the tile has outputs that exist; pixels by this function's contract.
+            unsafe {
+                let cursor = Cursor { place: output.add(first), column: 0, target };
+                match registers {
+                    4 => walk::<{ PIXELS[4] }, 4>(&column, input, pixels, cursor),
+                    3 => walk::<{ PIXELS[3] }, 3>(&column, input, pixels, cursor),
+                    2 => walk::<{ PIXELS[2] }, 2>(&column, input, pixels, cursor),
+                    _ => walk::<{ PIXELS[1] }, 1>(&column, input, pixels, cursor),
                 }
-                // SAFETY: `count` pixels from here on exist, in the input and in the output.
-                unsafe {
-                    let from = input.add(done * source.pixel);
-                    match registers {
-                        4 => tile_of::<4>(&call, from, count, &places),
-                        3 => tile_of::<3>(&call, from, count, &places),
-                        2 => tile_of::<2>(&call, from, count, &places),
-                        _ => tile_of::<1>(&call, from, count, &places),
-                    }
-                }
-                done += count;
+            }
+        }
+    }
+
+    /// All pixels of a column of tiles, P at a time.
+    ///
+    /// # Safety
+    /// So many pixels from `from` on exist, and so many places of the cursor.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    unsafe fn walk<const P: usize, const R: usize>(
+        column: &Column,
+        mut from: *const u8,
+        pixels: usize,
+        mut cursor: Cursor,
+    ) {
+        // SAFETY: by this function's contract; no more than `pixels` are done.
+        unsafe {
+            for _ in 0..pixels / P {
+                product::<P, R>(column, from, &mut cursor);
+                from = from.wrapping_add(P * column.source.pixel);
+            }
+            match pixels % P {
+                0 => {}
+                1 => rest::<1, R>(column, from, cursor),
+                2 => rest::<2, R>(column, from, cursor),
+                3 => rest::<3, R>(column, from, cursor),
+                4 => rest::<4, R>(column, from, cursor),
+                5 => rest::<5, R>(column, from, cursor),
+                6 => rest::<6, R>(column, from, cursor),
+                7 => rest::<7, R>(column, from, cursor),
+                8 => rest::<8, R>(column, from, cursor),
+                9 => rest::<9, R>(column, from, cursor),
+                10 => rest::<10, R>(column, from, cursor),
+                _ => rest::<11, R>(column, from, cursor),
             }
         }
     }
 
     /// # Safety
     /// As `product`.
-    #[inline]
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn tile_of<const R: usize>(call: &Call, from: *const u8, count: usize, places: &[*mut u8; 12]) {
+    unsafe fn rest<const P: usize, const R: usize>(column: &Column, from: *const u8, mut cursor: Cursor) {
         // SAFETY: by this function's contract.
-        unsafe {
-            match count {
-                1 => product::<1, R>(call, from, places),
-                2 => product::<2, R>(call, from, places),
-                3 => product::<3, R>(call, from, places),
-                4 => product::<4, R>(call, from, places),
-                5 => product::<5, R>(call, from, places),
-                6 => product::<6, R>(call, from, places),
-                7 => product::<7, R>(call, from, places),
-                8 => product::<8, R>(call, from, places),
-                9 => product::<9, R>(call, from, places),
-                10 => product::<10, R>(call, from, places),
-                11 => product::<11, R>(call, from, places),
-                _ => product::<12, R>(call, from, places),
-            }
-        }
+        unsafe { product::<P, R>(column, from, &mut cursor) }
     }
 
     /// P pixels by 16 R outputs.
     ///
     /// # Safety
-    /// P pixels from `from` on exist, and the first P places have room for the tile's outputs.
-    #[inline(never)]
+    /// P pixels from `from` on exist, and the next P places of the cursor have room for the tile's outputs.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    unsafe fn product<const P: usize, const R: usize>(call: &Call, from: *const u8, places: &[*mut u8; 12]) {
+    unsafe fn product<const P: usize, const R: usize>(column: &Column, from: *const u8, cursor: &mut Cursor) {
         // SAFETY: the lines are as many as `Pointwise::new` pushed for R registers; pixels and places by this function's
         // contract.
         unsafe {
-            let starts: [__m512i; R] = std::array::from_fn(|r| line(call.lines, r));
+            let starts: [__m512i; R] = std::array::from_fn(|r| line(column.lines, r));
             let mut sums = [starts; P];
-            let mut weights = call.lines.add(2 * R);
-            let stride = call.source.pixel;
-            for segment in 0..call.source.segments {
-                let mut at = from.add(segment * call.source.segment);
-                let end = at.add(call.read);
+            let mut weights = column.lines.add(2 * R);
+            let stride = column.source.pixel;
+            for segment in 0..column.source.segments {
+                let mut at = from.add(segment * column.source.segment);
+                let end = at.add(column.read);
                 while at < end {
                     let of_four: [__m512i; R] = std::array::from_fn(|r| line(weights, r));
                     for (p, sum) in sums.iter_mut().enumerate() {
@@ -227,20 +264,50 @@ mod x86 {
                     at = at.add(4);
                 }
             }
-            let scales: [__m512i; R] = std::array::from_fn(|r| line(call.lines, R + r));
-            for (p, sum) in sums.iter().enumerate() {
-                if R == 4 {
-                    let values = std::array::from_fn(|r| rescale(sum[r % R], scales[r % R]));
-                    let bytes = pack(values, _mm512_set1_epi16(call.zero_point as i16));
-                    let mask = ((u64::from(call.mask) << 48) | 0xffff_ffff_ffff) as __mmask64;
-                    _mm512_mask_storeu_epi8(places[p].cast(), mask, bytes);
+            let scales: [__m512i; R] = std::array::from_fn(|r| line(column.lines, R + r));
+            let zero_point = _mm512_set1_epi16(column.zero_point);
+            if R == 4 {
+                let mask = (u64::from(column.mask) << 48) | 0xffff_ffff_ffff;
+                for sum in sums {
+                    let bytes = pack(std::array::from_fn(|r| rescale(sum[r % R], scales[r % R])), zero_point);
+                    _mm512_mask_storeu_epi8(cursor.next().cast(), mask, bytes);
+                }
+                return;
+            }
+            // One, two or four pixels to a register; 32-bit number d of its lane l becomes number l of lane d.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let together = 4 / R;
+            for p in (0..P).step_by(together) {
+                let value = |k: usize| match sums.get(p + k / R) {
+                    Some(sum) if k < together * R => rescale(sum[k % R], scales[k % R]),
+                    _ => _mm512_setzero_si512(),
+                };
+                let bytes = pack([value(0), value(1), value(2), value(3)], zero_point);
+                let bytes = _mm512_permutexvar_epi32(order, bytes);
+                let exists = |pixel: usize| p + pixel < P;
+                if R == 3 {
+                    let mask = (u64::from(column.mask) << 32) | 0xffff_ffff;
+                    _mm512_mask_storeu_epi8(cursor.next().cast(), mask, bytes);
+                } else if R == 2 {
+                    let mask = (u32::from(column.mask) << 16) | 0xffff;
+                    _mm256_mask_storeu_epi8(cursor.next().cast(), mask, _mm512_castsi512_si256(bytes));
+                    if exists(1) {
+                        let second = _mm512_extracti64x4_epi64::<1>(bytes);
+                        _mm256_mask_storeu_epi8(cursor.next().cast(), mask, second);
+                    }
                 } else {
-                    let zero_point = _mm512_set1_epi32(call.zero_point);
-                    for r in 0..R {
-                        let value = _mm512_add_epi32(rescale(sum[r], scales[r]), zero_point);
-                        let value = _mm512_max_epi32(value, _mm512_setzero_si512());
-                        let mask = if r + 1 == R { call.mask } else { 0xffff };
-                        _mm512_mask_cvtusepi32_storeu_epi8(places[p].add(16 * r).cast(), mask, value);
+                    _mm_mask_storeu_epi8(cursor.next().cast(), column.mask, _mm512_castsi512_si128(bytes));
+                    if exists(1) {
+                        let next = _mm512_extracti32x4_epi32::<1>(bytes);
+                        _mm_mask_storeu_epi8(cursor.next().cast(), column.mask, next);
+                    }
+                    if exists(2) {
+                        let next = _mm512_extracti32x4_epi32::<2>(bytes);
+                        _mm_mask_storeu_epi8(cursor.next().cast(), column.mask, next);
+                    }
+                    if exists(3) {
+                        let next = _mm512_extracti32x4_epi32::<3>(bytes);
+                        _mm_mask_storeu_epi8(cursor.next().cast(), column.mask, next);
                     }
                 }
             }

@@ -1,6 +1,7 @@
-//! Sum of two quantized tensors, rounded to a third.
+//! Sum of two quantized tensors, rounded to a third; also of a map and a coarser one, each of whose pixels counts for four.
 
-use super::Quantization;
+use super::{Output, Parallel, Quantization, with_scratch};
+use crate::error::{Error, Result};
 
 /// `a + b` with all scales divided by that of the sum: `fixed + a · first + b · second`, in this order, rounded to even.
 pub(super) struct Sum {
@@ -28,6 +29,64 @@ impl Sum {
         unsafe {
             x86::run(self, a, b);
         }
+    }
+}
+
+/// Sum of a map and one of half its height and width, whose pixels are repeated.
+pub struct UpsampleAdd(Sum);
+
+impl UpsampleAdd {
+    /// Quantizations of the fine map, the coarse one and the sum.
+    pub fn new(fine: Quantization, coarse: Quantization, output: Quantization) -> Self {
+        Self(Sum::new(fine, coarse, output))
+    }
+
+    /// (batch, height, width, channels) and (batch, height / 2, width / 2, channels) to the shape of the first.
+    ///
+    /// # Errors
+    /// Lengths do not fit, or height or width is odd.
+    pub fn run(
+        &self,
+        fine: &[u8],
+        coarse: &[u8],
+        [batch, height, width, channels]: [usize; 4],
+        output: &mut [u8],
+        parallel: &dyn Parallel,
+    ) -> Result<()> {
+        let bytes = batch * height * width * channels;
+        let even = height.is_multiple_of(2) && width.is_multiple_of(2);
+        if !even || (fine.len(), 4 * coarse.len(), output.len()) != (bytes, bytes, bytes) {
+            return Err(Error::shape(
+                "coarse",
+                format!("{} bytes beside {} of {height} by {width}", coarse.len(), fine.len()),
+                "half the height and width of 'fine', which are even",
+            ));
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let (row, half) = (width * channels, width / 2 * channels);
+        let written = Output::new(output);
+        let pairs = batch * height / 2;
+        let parts = pairs.div_ceil(8);
+        parallel.run(parts, &|part| {
+            with_scratch(row.div_ceil(64), |scratch| {
+                let scratch: &mut [u8] = bytemuck::cast_slice_mut(scratch);
+                let repeated = &mut scratch[..row];
+                for pair in part * 8..pairs.min((part + 1) * 8) {
+                    let pixels = coarse[pair * half..][..half].chunks_exact(channels);
+                    for (two, one) in repeated.chunks_exact_mut(2 * channels).zip(pixels) {
+                        two[..channels].copy_from_slice(one);
+                        two[channels..].copy_from_slice(one);
+                    }
+                    // SAFETY: each part has its own pairs of rows.
+                    let output = unsafe { written.piece(2 * pair * row, 2 * row) };
+                    output.copy_from_slice(&fine[2 * pair * row..][..2 * row]);
+                    output.chunks_exact_mut(row).for_each(|row| self.0.run(row, repeated));
+                }
+            });
+        });
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use ort_sys::{
     OrtCustomOpInputOutputCharacteristic, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions,
     OrtStatusPtr,
 };
-use wm3dr_core::quantized::{Block, Convolution, Depthwise, Quantization, Stem};
+use wm3dr_core::quantized::{Block, Convolution, Depthwise, Heatmap, Quantization, Stem, UpsampleAdd};
 
 use runtime::{Constants, Context, Failure, Pool, guarded, status};
 
@@ -55,30 +55,33 @@ struct Operator {
 enum Kind {
     Stem,
     Block { expands: bool, depthwise: bool, sums: bool },
+    UpsampleAdd,
+    Heatmap,
 }
 
 impl Kind {
     fn convolutions(self) -> usize {
         match self {
-            Self::Stem => 1,
+            Self::Stem | Self::Heatmap => 1,
             Self::Block { expands, depthwise, .. } => 1 + usize::from(expands) + usize::from(depthwise),
+            Self::UpsampleAdd => 0,
         }
     }
 
-    fn inputs(self) -> usize {
-        let sums = matches!(self, Self::Block { sums: true, .. });
-        BEFORE + PER_CONVOLUTION * self.convolutions() + 2 * usize::from(sums)
+    /// Types of the inputs: the map, its scale and zero point, those of the convolutions, the rest.
+    fn inputs(self) -> Vec<ONNXTensorElementDataType> {
+        let [scale, map] = SCALES;
+        let rest: &[_] = match self {
+            Self::Block { sums: true, .. } => &SCALES,
+            Self::UpsampleAdd => &[map, scale, map, scale, map],
+            Self::Heatmap => &[scale, scale],
+            _ => &[],
+        };
+        [&[map, scale, map], &TYPES.repeat(self.convolutions())[..], rest].concat()
     }
 
-    fn input_type(self, index: usize) -> ONNXTensorElementDataType {
-        match index {
-            0 => SCALES[1],
-            1 | 2 => SCALES[index - 1],
-            _ => match (index - BEFORE).checked_sub(PER_CONVOLUTION * self.convolutions()) {
-                Some(rest) => SCALES[rest % 2],
-                None => TYPES[(index - BEFORE) % PER_CONVOLUTION],
-            },
-        }
+    fn output(self) -> ONNXTensorElementDataType {
+        if self == Self::Heatmap { SCALES[0] } else { SCALES[1] }
     }
 }
 
@@ -91,6 +94,8 @@ struct Kernel {
 enum Work {
     Stem(Stem),
     Block(Box<Block>),
+    UpsampleAdd(UpsampleAdd),
+    Heatmap(Heatmap),
 }
 
 fn operators() -> &'static [Operator] {
@@ -103,6 +108,8 @@ fn operators() -> &'static [Operator] {
             (c"Separable", block(false, true, false)),
             (c"InvertedResidual", block(true, true, false)),
             (c"InvertedResidualAdd", block(true, true, true)),
+            (c"UpsampleAdd", Kind::UpsampleAdd),
+            (c"Heatmap", Kind::Heatmap),
         ]
         .into_iter()
         .map(|(name, kind)| Operator { asked: answers(), name, kind })
@@ -156,20 +163,21 @@ unsafe extern "system" fn provider(_: *const OrtCustomOp) -> *const std::ffi::c_
 
 unsafe extern "system" fn inputs(asked: *const OrtCustomOp) -> usize {
     // SAFETY: onnxruntime passes what it was given.
-    unsafe { operator(asked) }.kind.inputs()
+    unsafe { operator(asked) }.kind.inputs().len()
 }
 
 unsafe extern "system" fn input_type(asked: *const OrtCustomOp, index: usize) -> ONNXTensorElementDataType {
     // SAFETY: onnxruntime passes what it was given.
-    unsafe { operator(asked) }.kind.input_type(index)
+    unsafe { operator(asked) }.kind.inputs()[index]
 }
 
 unsafe extern "system" fn outputs(_: *const OrtCustomOp) -> usize {
     1
 }
 
-unsafe extern "system" fn output_type(_: *const OrtCustomOp, _: usize) -> ONNXTensorElementDataType {
-    SCALES[1]
+unsafe extern "system" fn output_type(asked: *const OrtCustomOp, _: usize) -> ONNXTensorElementDataType {
+    // SAFETY: onnxruntime passes what it was given.
+    unsafe { operator(asked) }.kind.output()
 }
 
 unsafe extern "system" fn required(_: *const OrtCustomOp, _: usize) -> OrtCustomOpInputOutputCharacteristic {
@@ -208,10 +216,23 @@ unsafe extern "system" fn create(
 fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
     let input = quantization(constants, 1)?;
     let convolution = |number| convolution(constants, BEFORE + PER_CONVOLUTION * number);
-    let Kind::Block { expands, depthwise, sums } = kind else {
-        let cells = constants.attribute(c"cells")?;
-        let channels = cells.last().copied().unwrap_or(0).unsigned_abs() as usize;
-        return Ok(Work::Stem(Stem::new(input, channels, &convolution(0)?)?));
+    let rest = BEFORE + PER_CONVOLUTION * kind.convolutions();
+    let (expands, depthwise, sums) = match kind {
+        Kind::Block { expands, depthwise, sums } => (expands, depthwise, sums),
+        Kind::Stem => {
+            let cells = constants.attribute(c"cells")?;
+            let channels = cells.last().copied().unwrap_or(0).unsigned_abs() as usize;
+            return Ok(Work::Stem(Stem::new(input, channels, &convolution(0)?)?));
+        }
+        Kind::UpsampleAdd => {
+            let (coarse, sum) = (quantization(constants, rest + 1)?, quantization(constants, rest + 3)?);
+            return Ok(Work::UpsampleAdd(UpsampleAdd::new(input, coarse, sum)));
+        }
+        Kind::Heatmap => {
+            let (weight, bias) = (constants.values::<f32>(rest)?, constants.values::<f32>(rest + 1)?);
+            let &[bias] = bias else { return Err(format!("the heatmap has {} biases, not one", bias.len()).into()) };
+            return Ok(Work::Heatmap(Heatmap::new(input, &convolution(0)?, weight.to_vec(), bias)?));
+        }
     };
     let expand = if expands { Some(convolution(0)?) } else { None };
     let middle = if depthwise {
@@ -230,7 +251,7 @@ fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
         None
     };
     let project = convolution(kind.convolutions() - 1)?;
-    let sum = if sums { Some(quantization(constants, kind.inputs() - 2)?) } else { None };
+    let sum = if sums { Some(quantization(constants, rest)?) } else { None };
     Ok(Work::Block(Box::new(Block::new(input, expand.as_ref(), middle.as_ref(), &project, sum)?)))
 }
 
@@ -262,17 +283,17 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
     guarded(kernel.api, || {
         // SAFETY: the context is alive for this call.
         let mut context = unsafe { Context::new(kernel.api, context) };
-        let (input, shape) = context.input()?;
-        let &[batch, height, width, channels] = &shape[..] else {
-            return Err(format!("the input has shape {shape:?}, not (batch, height, width, channels)").into());
-        };
+        let (input, shape) = context.input(0)?;
+        let [batch, height, width, channels] = shape;
         let pool = Pool::new(&context);
+        let check = |wanted: usize| -> Result<(), Failure> {
+            let text = || format!("the input has {channels} channels, expected {wanted}").into();
+            if channels == wanted { Ok(()) } else { Err(text()) }
+        };
         match &kernel.work {
             Work::Block(block) => {
                 let (inputs, outputs) = block.channels();
-                if channels != inputs {
-                    return Err(format!("the input has {channels} channels, expected {inputs}").into());
-                }
+                check(inputs)?;
                 let (rows, columns) = block.size((height, width));
                 let output = context.output(&[batch, rows, columns, outputs])?;
                 block.run(input, (batch, height, width), output, &pool)?;
@@ -281,6 +302,14 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
                 let (cells, across) = stem.cells((width, channels))?;
                 let output = context.output(&[batch, height / 2, cells * across / 2, 2 * stem.outputs() / across])?;
                 stem.run(input, (batch, height, cells), output, &pool)?;
+            }
+            Work::UpsampleAdd(sum) => {
+                let (coarse, _) = context.input(BEFORE)?;
+                sum.run(input, coarse, shape, context.output(&shape)?, &pool)?;
+            }
+            Work::Heatmap(heatmap) => {
+                check(heatmap.channels())?;
+                heatmap.run(input, context.output(&[batch, 1, height, width])?, &pool)?;
             }
         }
         pool.finished()

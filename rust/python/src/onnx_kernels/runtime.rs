@@ -148,24 +148,27 @@ impl Context {
         Self { api, context }
     }
 
-    /// The map that comes in, and its shape.
-    pub(super) fn input(&self) -> Result<(&'static [u8], Vec<usize>), Failure> {
+    /// A map that comes in, and its shape.
+    pub(super) fn input(&self, index: usize) -> Result<(&'static [u8], [usize; 4]), Failure> {
         let mut value: *const OrtValue = std::ptr::null();
         // SAFETY: places for what is asked; tensors live as long as the call, and so does what uses the slice.
         unsafe {
-            status(self.api, (self.api.KernelContext_GetInput)(self.context, 0, &mut value))?;
+            status(self.api, (self.api.KernelContext_GetInput)(self.context, index, &mut value))?;
             let shape = shape(self.api, value)?;
+            let Ok(axes) = <[usize; 4]>::try_from(&shape[..]) else {
+                return Err(format!("the input has shape {shape:?}, not (batch, height, width, channels)").into());
+            };
             let mut data: *mut c_void = std::ptr::null_mut();
             status(self.api, (self.api.GetTensorMutableData)(value.cast_mut(), &mut data))?;
-            let count = shape.iter().product();
+            let count = axes.iter().product();
             let values = if count == 0 { &[] } else { std::slice::from_raw_parts(data.cast::<u8>(), count) };
-            Ok((values, shape))
+            Ok((values, axes))
         }
     }
 
-    /// The map that goes out, made with this shape.
-    pub(super) fn output(&mut self, shape: &[usize]) -> Result<&'static mut [u8], Failure> {
-        let sizes: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+    /// The map that goes out, made with this shape; T is what `Kind::output` says.
+    pub(super) fn output<T>(&mut self, shape: &[usize; 4]) -> Result<&'static mut [T], Failure> {
+        let sizes = shape.map(|n| n as i64);
         let mut value: *mut OrtValue = std::ptr::null_mut();
         // SAFETY: places for what is asked; the tensor lives as long as the call, and nobody else writes it.
         unsafe {
@@ -174,7 +177,7 @@ impl Context {
             let mut data: *mut c_void = std::ptr::null_mut();
             status(self.api, (self.api.GetTensorMutableData)(value, &mut data))?;
             let count = shape.iter().product();
-            Ok(if count == 0 { &mut [] } else { std::slice::from_raw_parts_mut(data.cast::<u8>(), count) })
+            Ok(if count == 0 { &mut [] } else { std::slice::from_raw_parts_mut(data.cast::<T>(), count) })
         }
     }
 }
