@@ -31,8 +31,6 @@ _F32: TypeAlias = NDArray[np.float32]
 _I32: TypeAlias = NDArray[np.int32]
 _U8: TypeAlias = NDArray[np.uint8]
 
-__file__: str
-
 class ModelError(ValueError): ...
 
 @final

@@ -40,8 +40,8 @@ MAPS = {"1": "coefficients", "2": "features", "3": "features"}
 GROUPS = ("identity", "expression", "albedo", "rotation", "illumination", "translation")
 """Coefficient groups in the order of a row (CONVENTIONS.md §4)."""
 BLOCKS = "blocks"
-"""Metadata of an encoder whose blocks are functions of the model, for which this package may have kernels: JSON, how many
-of each kind. It is no part of the contract: without kernels onnxruntime inlines the functions."""
+"""Metadata of an encoder whose blocks are functions of the model, for which this package may have kernels: JSON, how
+many of each kind. It is no part of the contract: without kernels onnxruntime inlines the functions."""
 FIXED_WIDTHS = {"rotation": 3, "illumination": 27, "translation": 3}
 DEPTH_OFFSET = 10.0
 KEPT_PIXELS = 640 * 640

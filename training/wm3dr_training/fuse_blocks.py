@@ -1,9 +1,10 @@
 """An int8 encoder of contract version 3 whose blocks are functions of the model: same numbers, one kernel a block.
 
-A block of a mobile network (expand, depthwise convolution, project, sum) is a dozen nodes of the QDQ graph. Each becomes
-one node of the domain `wm3dr` that calls a *function of the model*, whose body are those nodes. Any runtime of ONNX
-inlines the bodies; where `wm3dr` has registered its kernels with onnxruntime (`rust/core/src/quantized`), one of them
-does the whole block, row by row in the cache. Between blocks tensors are uint8 with the channels last.
+A block of a mobile network (expand, depthwise convolution, project, sum) is a dozen nodes of the QDQ graph. Each
+becomes one node of the domain `wm3dr` that calls a *function of the model*, whose body are those nodes
+(`block_functions`). Any runtime of ONNX inlines the bodies; where `wm3dr` has registered its kernels with onnxruntime
+(`rust/core/src/quantized`), one of them does the whole block, row by row in the cache. Between blocks tensors are uint8
+with the channels last.
 
     python -m wm3dr_training.fuse_blocks MODEL.onnx OUT.onnx        (quantize.py does it for every new encoder)
 """
@@ -13,18 +14,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import onnx
 from onnx import helper
 
 from wm3dr.encoder import BLOCKS
+from wm3dr_training.block_functions import DEPTHWISE_ATTRIBUTES, DOMAIN, FIRST, LAST, block_function
 from wm3dr_training.pixel_graph import Graph
 
-DOMAIN = "wm3dr"
-_LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # channels last, channels first
-_PARTS = ("weight", "weight_scale", "weight_zero_point", "bias", "bias_scale", "bias_zero_point")
-_SCALES = ("scale", "zero_point")
+_DEFAULTS = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
 _STEM = ["Reshape", "Transpose", "DequantizeLinear", "Conv", "QuantizeLinear", "Transpose", "Reshape", "Transpose"]
 _DOUBLED = ["Transpose", "Reshape", "Concat", "Reshape", "Concat", "Transpose"]
 """How a doubled map is made, last node first."""
@@ -39,8 +39,10 @@ class _Convolution:
     """DequantizeLinear of its input."""
     sink: onnx.NodeProto
     """QuantizeLinear of its output."""
+    inputs: int
+    """Channels that each output reads."""
     constants: list[str]
-    """Names of `_PARTS`."""
+    """Names of `block_functions.PARTS`."""
 
     @property
     def input(self) -> str:
@@ -50,16 +52,26 @@ class _Convolution:
     def output(self) -> str:
         return self.sink.output[0]
 
-    def attribute(self, name: str) -> object:
-        return next(helper.get_attribute_value(a) for a in self.node.attribute if a.name == name)
+    def attribute(self, name: str) -> Any:
+        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        return given.get(name, _DEFAULTS.get(name))
 
     @property
     def pointwise(self) -> bool:
-        return self.attribute("kernel_shape") == [1, 1] and self.attribute("group") == 1
+        """Whether it is a pointwise convolution that the kernels can do."""
+        plain = {"kernel_shape": [1, 1], "group": 1, "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1]}
+        return all(self.attribute(name) == value for name, value in plain.items()) and self.inputs % 4 == 0
 
     @property
     def depthwise(self) -> bool:
-        return self.attribute("group") != 1
+        """Whether it is a depthwise convolution that the kernels can do."""
+        return (
+            self.inputs == 1
+            and int(self.attribute("group")) % 16 == 0  # 1 for a convolution of one channel
+            and self.attribute("kernel_shape") in ([3, 3], [5, 5])
+            and self.attribute("strides") in ([1, 1], [2, 2])
+            and self.attribute("dilations") == [1, 1]
+        )
 
 
 @dataclass(frozen=True)
@@ -98,14 +110,15 @@ def fuse_blocks(model: onnx.ModelProto) -> dict[str, int]:
             counts["Heatmap"] = 1
         else:
             _replace(graph, block)
-    counts |= _replace_upsampled_sums(graph)
+    counts |= _replace_resized_sums(graph)
+    counts |= _replace_pools(graph)
     _drop_unused(graph)
     for block in blocks:
         if heatmap is None or block.convolutions != [heatmap[0]]:
             counts[block.kind] = counts.get(block.kind, 0) + 1
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    model.functions.extend(_function(kind, opset) for kind in counts)
+    model.functions.extend(block_function(kind, opset) for kind in counts)
     _sort(graph)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, metadata | {BLOCKS: json.dumps(counts)})
@@ -127,7 +140,8 @@ def _convolution(graph: Graph, node: onnx.NodeProto) -> _Convolution | None:
     if len(users) != 1 or users[0].op_type != "QuantizeLinear":
         return None
     source, weight, bias = makers
-    return _Convolution(node, source, users[0], [*weight.input, *bias.input])
+    inputs = graph.constants[weight.input[0]].dims[1]
+    return _Convolution(node, source, users[0], inputs, [*weight.input, *bias.input])
 
 
 def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
@@ -179,25 +193,17 @@ def _sum_with(graph: Graph, project: _Convolution, block_input: str) -> onnx.Nod
 
 
 def _replace(graph: Graph, block: _Block) -> None:
-    """Put the call in, with transpositions on both sides, and take out who made its output."""
     first, sink = block.convolutions[0], block.sink
-    output = sink.output[0]
-    last, out = f"{first.input}_last", f"{output}_last"
-    arguments = [last, *first.source.input[1:3]]
+    arguments = [_last(graph, first.input, sink), *first.source.input[1:3]]
     for convolution in block.convolutions:
         arguments += [*convolution.constants, *convolution.sink.input[1:3]]
+    if block.add is not None:
+        arguments += block.add.input[1:3]
     attributes = {}
     if block.kind != "Pointwise":
         depthwise = next(c for c in block.convolutions if c.depthwise)
-        attributes = {name: depthwise.attribute(name) for name in ("group", "kernel_shape", "pads", "strides")}
-    if block.add is not None:
-        arguments += block.add.input[1:3]
-    nodes = [helper.make_node(block.kind, arguments, [out], domain=DOMAIN, **attributes)]
-    if not any(last in node.output for node in graph.proto.node):
-        nodes.insert(0, helper.make_node("Transpose", [first.input], [last], perm=_LAST))
-    nodes.append(helper.make_node("Transpose", [out], [output], perm=_FIRST))
-    graph.insert(sink, nodes)
-    graph.proto.node.remove(sink)
+        attributes = {name: depthwise.attribute(name) for name in DEPTHWISE_ATTRIBUTES}
+    _call(graph, block.kind, arguments, sink, **attributes)
 
 
 def _replace_stem(graph: Graph) -> bool:
@@ -213,18 +219,14 @@ def _replace_stem(graph: Graph) -> bool:
         chain.append(users[0])
     if [node.op_type for node in chain] != _STEM or chain[0].input[0] != "image":
         return False
-    cells, planes, _, node, _, _, columns, last = chain
+    cells, _, _, node, _, _, columns, last = chain
     convolution = _convolution(graph, node)
     wanted = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 1, 1], "group": 1}
     if convolution is None or any(convolution.attribute(name) != value for name, value in wanted.items()):
         return False
     shapes = {"cells": graph.array(cells.input[1]).tolist(), "columns": graph.array(columns.input[1]).tolist()}
-    out = f"{last.output[0]}_last"
     scales = [*convolution.source.input[1:3]], [*convolution.sink.input[1:3]]
-    arguments = ["image", *scales[0], *convolution.constants, *scales[1]]
-    call = helper.make_node("Stem", arguments, [out], domain=DOMAIN, **shapes)
-    graph.insert(last, [call, helper.make_node("Transpose", [out], [last.output[0]], perm=_FIRST)])
-    graph.proto.node.remove(last)
+    _call(graph, "Stem", ["image", *scales[0], *convolution.constants, *scales[1]], last, **shapes)
     return True
 
 
@@ -246,18 +248,15 @@ def _find_heatmap(graph: Graph) -> tuple[_Convolution, onnx.NodeProto] | None:
 
 
 def _replace_heatmap(graph: Graph, convolution: _Convolution, last: onnx.NodeProto) -> None:
-    quantized = f"{convolution.input}_last"
-    arguments = [quantized, *convolution.source.input[1:3], *convolution.constants, *convolution.sink.input[1:3]]
-    nodes = [helper.make_node("Heatmap", [*arguments, *last.input[1:]], last.output, domain=DOMAIN)]
-    if graph.maker(quantized) is None:
-        nodes.insert(0, helper.make_node("Transpose", [convolution.input], [quantized], perm=_LAST))
-    graph.insert(last, nodes)
+    arguments = [_last(graph, convolution.input, last), *convolution.source.input[1:3], *convolution.constants]
+    arguments += [*convolution.sink.input[1:3], *last.input[1:]]
+    graph.insert(last, [helper.make_node("Heatmap", arguments, last.output, domain=DOMAIN)])
     graph.proto.node.remove(last)
 
 
-def _replace_upsampled_sums(graph: Graph) -> dict[str, int]:
-    """Put calls in for sums of a map and a coarser one that `pixel_graph.repeat_by_copies` has doubled."""
-    count = 0
+def _replace_resized_sums(graph: Graph) -> dict[str, int]:
+    """Put calls in for sums of a map and a coarser one whose pixels are repeated (`_coarse`)."""
+    counts: dict[str, int] = {}
     for node in [node for node in graph.proto.node if node.op_type == "Add"]:
         readers = [graph.maker(name) for name in node.input]
         users = graph.users(node.output[0])
@@ -265,27 +264,79 @@ def _replace_upsampled_sums(graph: Graph) -> dict[str, int]:
             continue
         if any(reader is None or reader.op_type != "DequantizeLinear" for reader in readers):
             continue
-        fine, coarse = readers
-        chain = [graph.maker(coarse.input[0])]
-        while chain[-1] is not None and len(chain) < len(_DOUBLED):
-            chain.append(graph.maker(chain[-1].input[0]))
-        if [made.op_type if made is not None else None for made in chain] != _DOUBLED:
+        fine, repeated = readers
+        kind, coarse = _coarse(graph, repeated)
+        if kind is None:
             continue
-        fine_last, output = f"{fine.input[0]}_last", users[0].output[0]
-        nodes = []
-        if graph.maker(fine_last) is None:
-            nodes.append(helper.make_node("Transpose", [fine.input[0]], [fine_last], perm=_LAST))
-        arguments = [fine_last, *fine.input[1:3], chain[-1].output[0], *coarse.input[1:3], *users[0].input[1:3]]
-        last = f"{output}_last"
-        nodes.append(helper.make_node("UpsampleAdd", arguments, [last], domain=DOMAIN))
-        existing = graph.maker(last)  # the transposition that a block put in before itself
-        if existing is not None:
-            graph.proto.node.remove(existing)
-        nodes.append(helper.make_node("Transpose", [last], [output], perm=_FIRST))
-        graph.insert(users[0], nodes)
-        graph.proto.node.remove(users[0])
+        arguments = [_last(graph, fine.input[0], users[0]), *fine.input[1:3]]
+        arguments += [_last(graph, coarse, users[0]), *repeated.input[1:3], *users[0].input[1:3]]
+        _call(graph, kind, arguments, users[0])
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _coarse(graph: Graph, repeated: onnx.NodeProto) -> tuple[str | None, str]:
+    """See whether a tensor is a coarser one with repeated pixels: the function for it and the coarser tensor.
+
+    That is doubled by copies (`pixel_graph.repeat_by_copies`), or a nearest Resize to given sizes in the same scale.
+    """
+    chain = [graph.maker(repeated.input[0])]
+    while chain[-1] is not None and len(chain) < len(_DOUBLED):
+        chain.append(graph.maker(chain[-1].input[0]))
+    types = [made.op_type if made is not None else None for made in chain]
+    if types == _DOUBLED:
+        return "UpsampleAdd", chain[-1].input[0]
+    if types[:3] != ["QuantizeLinear", "Resize", "DequantizeLinear"]:
+        return None, ""
+    quantize, resize, reader = chain[:3]
+    attributes = {a.name: helper.get_attribute_value(a) for a in resize.attribute}
+    nearest = (
+        attributes.get("mode") == b"nearest"
+        and attributes.get("coordinate_transformation_mode") == b"asymmetric"
+        and attributes.get("nearest_mode") == b"floor"
+        and len(resize.input) == 4
+    )
+    scales = [[graph.array(name) for name in node.input[1:3]] for node in (quantize, reader)]
+    return ("ResizeAdd", reader.input[0]) if nearest and scales[0] == scales[1] else (None, "")
+
+
+def _replace_pools(graph: Graph) -> dict[str, int]:
+    """Put calls in for means of 2 x 2 pixels."""
+    count = 0
+    wanted = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4, "ceil_mode": 1, "count_include_pad": 1}
+    for node in [node for node in graph.proto.node if node.op_type == "AveragePool"]:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        reader, users = graph.maker(node.input[0]), graph.users(node.output[0])
+        quantized = reader is not None and reader.op_type == "DequantizeLinear" and len(users) == 1
+        if not quantized or users[0].op_type != "QuantizeLinear" or not wanted.items() <= attributes.items():
+            continue
+        arguments = [_last(graph, reader.input[0], users[0]), *reader.input[1:3], *users[0].input[1:3]]
+        _call(graph, "AveragePool", arguments, users[0])
         count += 1
-    return {"UpsampleAdd": count} if count else {}
+    return {"AveragePool": count} if count else {}
+
+
+def _last(graph: Graph, tensor: str, before: onnx.NodeProto) -> str:
+    """Return the name of a tensor with its channels last; a transposition is put in where there is none yet."""
+    last = f"{tensor}_last"
+    if graph.maker(last) is None:
+        graph.insert(before, [helper.make_node("Transpose", [tensor], [last], perm=LAST)])
+    return last
+
+
+def _call(graph: Graph, kind: str, arguments: list[str], sink: onnx.NodeProto, **attributes: object) -> None:
+    """Put a call in for what ends in `sink`, whose result then comes from it."""
+    output = sink.output[0]
+    last = f"{output}_last"
+    existing = graph.maker(last)  # a transposition that somebody has put in before himself
+    if existing is not None:
+        graph.proto.node.remove(existing)
+    nodes = [
+        helper.make_node(kind, arguments, [last], domain=DOMAIN, **attributes),
+        helper.make_node("Transpose", [last], [output], perm=FIRST),
+    ]
+    graph.insert(sink, nodes)
+    graph.proto.node.remove(sink)
 
 
 def _drop_unused(graph: Graph) -> None:
@@ -316,134 +367,6 @@ def _sort(graph: Graph) -> None:
         waiting = [node for node in waiting if not known.issuperset(node.output)]
     del graph.proto.node[:]
     graph.proto.node.extend(ordered)
-
-
-def _function(kind: str, opset: int) -> onnx.FunctionProto:
-    """Write the body of a kind of block: the nodes that it replaces, between tensors with their channels last."""
-    special = {"Stem": _stem_function, "UpsampleAdd": _upsample_function, "Heatmap": _heatmap_function}
-    if kind in special:
-        return special[kind](opset)
-    convolutions = {
-        "Pointwise": ["project"],
-        "Separable": ["depthwise", "project"],
-        "InvertedResidual": ["expand", "depthwise", "project"],
-        "InvertedResidualAdd": ["expand", "depthwise", "project"],
-    }[kind]
-    inputs = ["x", "x_scale", "x_zero_point"]
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["x_first"], perm=_FIRST),
-        helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
-    ]
-    current = "x_float"
-    for name in convolutions:
-        own, scales = [f"{name}_{part}" for part in _PARTS], [f"{name}_{part}" for part in _SCALES]
-        inputs += [*own, *scales]
-        convolution = helper.make_node("Conv", [current, f"{name}_w", f"{name}_b"], [f"{name}_out"])
-        if name == "depthwise":
-            for attribute, kind_of in (("group", "INT"), ("kernel_shape", "INTS"), ("pads", "INTS"), ("strides", "INTS")):
-                reference = convolution.attribute.add()
-                reference.name = reference.ref_attr_name = attribute
-                reference.type = onnx.AttributeProto.AttributeType.Value(kind_of)
-        nodes += [
-            helper.make_node("DequantizeLinear", own[:3], [f"{name}_w"], axis=0),
-            helper.make_node("DequantizeLinear", own[3:], [f"{name}_b"], axis=0),
-            convolution,
-            helper.make_node("QuantizeLinear", [f"{name}_out", *scales], [f"{name}_quantized"]),
-            helper.make_node("DequantizeLinear", [f"{name}_quantized", *scales], [f"{name}_float"]),
-        ]
-        current = f"{name}_float"
-    quantized = f"{convolutions[-1]}_quantized"
-    if kind.endswith("Add"):
-        scales = [f"sum_{part}" for part in _SCALES]
-        inputs += scales
-        quantized = "sum_quantized"
-        nodes += [
-            helper.make_node("Add", [current, "x_float"], ["sum"]),
-            helper.make_node("QuantizeLinear", ["sum", *scales], [quantized]),
-        ]
-    else:
-        nodes.pop()
-    nodes.append(helper.make_node("Transpose", [quantized], ["y"], perm=_LAST))
-    attributes = ["group", "kernel_shape", "pads", "strides"] if "depthwise" in convolutions else []
-    imports = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, kind, inputs, ["y"], nodes, imports, attributes)
-
-
-def _stem_function(opset: int) -> onnx.FunctionProto:
-    """Write the body of the first convolution: `_STEM` but for the last Transpose."""
-    own, scales = [f"stem_{part}" for part in _PARTS], [f"stem_{part}" for part in _SCALES]
-    shapes = []
-    for name in ("cells", "columns"):
-        shape = helper.make_node("Constant", [], [f"{name}_shape"])
-        reference = shape.attribute.add()
-        reference.name, reference.ref_attr_name = "value_ints", name
-        reference.type = onnx.AttributeProto.INTS
-        shapes.append(shape)
-    convolution = helper.make_node(
-        "Conv", ["x_float", "w", "b"], ["out"], kernel_shape=[3, 2], strides=[2, 1], pads=[0, 0, 1, 1], group=1
-    )
-    nodes = [
-        *shapes,
-        helper.make_node("Reshape", ["x", "cells_shape"], ["x_cells"]),
-        helper.make_node("Transpose", ["x_cells"], ["x_first"], perm=_FIRST),
-        helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
-        helper.make_node("DequantizeLinear", own[:3], ["w"], axis=0),
-        helper.make_node("DequantizeLinear", own[3:], ["b"], axis=0),
-        convolution,
-        helper.make_node("QuantizeLinear", ["out", *scales], ["quantized"]),
-        helper.make_node("Transpose", ["quantized"], ["last"], perm=_LAST),
-        helper.make_node("Reshape", ["last", "columns_shape"], ["y"]),
-    ]
-    inputs = ["x", "x_scale", "x_zero_point", *own, *scales]
-    imports = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, "Stem", inputs, ["y"], nodes, imports, ["cells", "columns"])
-
-
-def _upsample_function(opset: int) -> onnx.FunctionProto:
-    """Write the body of the sum of a map and a doubled one: doubling by copies, as `pixel_graph` does it."""
-
-    def constant(name: str, *values: int) -> onnx.NodeProto:
-        return helper.make_node("Constant", [], [name], value_ints=list(values))
-
-    inputs = [f"{name}{part}" for name in ("fine", "coarse") for part in ("", "_scale", "_zero_point")]
-    nodes = [
-        *(constant(f"axis{k}", k) for k in (0, 2, 3)),
-        constant("rest", -1),
-        constant("row", 0, 0, 1, -1),
-        helper.make_node("Concat", ["coarse"] * 2, ["twice"], axis=3),  # (B, h, w, 2 C)
-        helper.make_node("Reshape", ["twice", "row"], ["row_of"]),  # (B, h, 1, 2 w C)
-        helper.make_node("Concat", ["row_of"] * 2, ["rows"], axis=2),  # (B, h, 2, 2 w C)
-        helper.make_node("Shape", ["fine"], ["shape"]),
-        *(helper.make_node("Gather", ["shape", f"axis{k}"], [f"size{k}"]) for k in (0, 2, 3)),
-        helper.make_node("Concat", ["size0", "rest", "size2", "size3"], ["to"], axis=0),
-        helper.make_node("Reshape", ["rows", "to"], ["doubled"]),  # (B, 2 h, 2 w, C)
-        helper.make_node("Transpose", ["fine"], ["fine_first"], perm=_FIRST),
-        helper.make_node("Transpose", ["doubled"], ["doubled_first"], perm=_FIRST),
-        helper.make_node("DequantizeLinear", ["fine_first", *inputs[1:3]], ["a"]),
-        helper.make_node("DequantizeLinear", ["doubled_first", *inputs[4:6]], ["b"]),
-        helper.make_node("Add", ["a", "b"], ["sum"]),
-        helper.make_node("QuantizeLinear", ["sum", "y_scale", "y_zero_point"], ["quantized"]),
-        helper.make_node("Transpose", ["quantized"], ["y"], perm=_LAST),
-    ]
-    imports = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, "UpsampleAdd", [*inputs, "y_scale", "y_zero_point"], ["y"], nodes, imports)
-
-
-def _heatmap_function(opset: int) -> onnx.FunctionProto:
-    """Write the body of the heatmap's last layers, up to the sigmoid: (B, h, w, C) uint8 -> logits (B, 1, h, w)."""
-    own, scales = [f"hidden_{part}" for part in _PARTS], [f"hidden_{part}" for part in _SCALES]
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["x_first"], perm=_FIRST),
-        helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
-        helper.make_node("DequantizeLinear", own[:3], ["w"], axis=0),
-        helper.make_node("DequantizeLinear", own[3:], ["b"], axis=0),
-        helper.make_node("Conv", ["x_float", "w", "b"], ["hidden"]),
-        helper.make_node("QuantizeLinear", ["hidden", *scales], ["quantized"]),
-        helper.make_node("DequantizeLinear", ["quantized", *scales], ["hidden_float"]),
-        helper.make_node("Conv", ["hidden_float", "weight", "bias"], ["y"]),
-    ]
-    inputs = ["x", "x_scale", "x_zero_point", *own, *scales, "weight", "bias"]
-    return helper.make_function(DOMAIN, "Heatmap", inputs, ["y"], nodes, [helper.make_opsetid("", opset)])
 
 
 @click.command()

@@ -92,7 +92,7 @@ fn add(a: &Map, b: &Map, output: Quantization) -> Vec<u8> {
     let (first, second) = (a.quantization.scale / output.scale, b.quantization.scale / output.scale);
     let zero = |map: &Map| f32::from(map.quantization.zero_point);
     let fixed = f32::from(output.zero_point) - (first * zero(a) + second * zero(b));
-    let of = |(&a, &b): (&u8, &u8)| rounded(fixed + f32::from(a) * first + f32::from(b) * second, 0);
+    let of = |(&a, &b): (&u8, &u8)| rounded(f32::from(a).mul_add(first, f32::from(b).mul_add(second, fixed)), 0);
     a.values.iter().zip(&b.values).map(of).collect()
 }
 

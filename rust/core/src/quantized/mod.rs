@@ -12,6 +12,7 @@ mod block;
 mod depthwise;
 mod heatmap;
 mod pointwise;
+mod pool;
 mod stem;
 mod sum;
 
@@ -19,8 +20,9 @@ use crate::error::{Error, Result};
 
 pub use block::{Block, Depthwise};
 pub use heatmap::Heatmap;
+pub use pool::AveragePool;
 pub use stem::Stem;
-pub use sum::UpsampleAdd;
+pub use sum::ResizeAdd;
 
 /// Calls a function once for each of so many parts, on whatever threads.
 pub trait Parallel: Sync {

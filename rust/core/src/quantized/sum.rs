@@ -1,9 +1,10 @@
-//! Sum of two quantized tensors, rounded to a third; also of a map and a coarser one, each of whose pixels counts for four.
+//! Sum of two quantized tensors, rounded to a third; also of a map and a coarser one, whose pixels are repeated.
 
 use super::{Output, Parallel, Quantization, with_scratch};
 use crate::error::{Error, Result};
 
-/// `a + b` with all scales divided by that of the sum: `fixed + a · first + b · second`, in this order, rounded to even.
+/// `a + b` with all scales divided by that of the sum: `a · first + (b · second + fixed)`, each product and sum rounded once,
+/// then to even.
 pub(super) struct Sum {
     first: f32,
     second: f32,
@@ -32,57 +33,64 @@ impl Sum {
     }
 }
 
-/// Sum of a map and one of half its height and width, whose pixels are repeated.
-pub struct UpsampleAdd(Sum);
+/// Rows of a part.
+const PART: usize = 16;
 
-impl UpsampleAdd {
+/// Sum of a map and a coarser one, each of whose pixels stands for those that it covers.
+pub struct ResizeAdd(Sum);
+
+impl ResizeAdd {
     /// Quantizations of the fine map, the coarse one and the sum.
     pub fn new(fine: Quantization, coarse: Quantization, output: Quantization) -> Self {
         Self(Sum::new(fine, coarse, output))
     }
 
-    /// (batch, height, width, channels) and (batch, height / 2, width / 2, channels) to the shape of the first.
+    /// (batch, height, width, channels) and (batch, rows, columns, channels) to the shape of the first. Pixel (y, x) takes
+    /// the coarse one at (⌊y · rows / height⌋, ⌊x · columns / width⌋).
     ///
     /// # Errors
-    /// Lengths do not fit, or height or width is odd.
+    /// Lengths or shapes do not fit.
     pub fn run(
         &self,
-        fine: &[u8],
-        coarse: &[u8],
-        [batch, height, width, channels]: [usize; 4],
+        (fine, shape): (&[u8], [usize; 4]),
+        (coarse, coarse_shape): (&[u8], [usize; 4]),
         output: &mut [u8],
         parallel: &dyn Parallel,
     ) -> Result<()> {
-        let bytes = batch * height * width * channels;
-        let even = height.is_multiple_of(2) && width.is_multiple_of(2);
-        if !even || (fine.len(), 4 * coarse.len(), output.len()) != (bytes, bytes, bytes) {
+        let [batch, height, width, channels] = shape;
+        let [images, rows, columns, depth] = coarse_shape;
+        let bytes = |shape: [usize; 4]| shape.iter().product::<usize>();
+        let lengths = (fine.len(), coarse.len(), output.len()) == (bytes(shape), bytes(coarse_shape), bytes(shape));
+        if !lengths || (images, depth) != (batch, channels) || rows > height || columns > width {
             return Err(Error::shape(
                 "coarse",
-                format!("{} bytes beside {} of {height} by {width}", coarse.len(), fine.len()),
-                "half the height and width of 'fine', which are even",
+                format!("{coarse_shape:?}"),
+                format!("that of a map coarser than {shape:?}"),
             ));
         }
-        if bytes == 0 {
+        if output.is_empty() || coarse.is_empty() {
             return Ok(());
         }
-        let (row, half) = (width * channels, width / 2 * channels);
+        let (row, coarse_row) = (width * channels, columns * channels);
         let written = Output::new(output);
-        let pairs = batch * height / 2;
-        let parts = pairs.div_ceil(8);
-        parallel.run(parts, &|part| {
+        parallel.run((batch * height).div_ceil(PART), &|part| {
             with_scratch(row.div_ceil(64), |scratch| {
                 let scratch: &mut [u8] = bytemuck::cast_slice_mut(scratch);
                 let repeated = &mut scratch[..row];
-                for pair in part * 8..pairs.min((part + 1) * 8) {
-                    let pixels = coarse[pair * half..][..half].chunks_exact(channels);
-                    for (two, one) in repeated.chunks_exact_mut(2 * channels).zip(pixels) {
-                        two[..channels].copy_from_slice(one);
-                        two[channels..].copy_from_slice(one);
+                let mut there = None; // the coarse row that is repeated
+                for y in part * PART..(batch * height).min((part + 1) * PART) {
+                    let source = y / height * rows + y % height * rows / height;
+                    if there != Some(source) {
+                        let coarse = &coarse[source * coarse_row..][..coarse_row];
+                        for (x, pixel) in repeated.chunks_exact_mut(channels).enumerate() {
+                            pixel.copy_from_slice(&coarse[x * columns / width * channels..][..channels]);
+                        }
+                        there = Some(source);
                     }
-                    // SAFETY: each part has its own pairs of rows.
-                    let output = unsafe { written.piece(2 * pair * row, 2 * row) };
-                    output.copy_from_slice(&fine[2 * pair * row..][..2 * row]);
-                    output.chunks_exact_mut(row).for_each(|row| self.0.run(row, repeated));
+                    // SAFETY: each part has its own rows.
+                    let output = unsafe { written.piece(y * row, row) };
+                    output.copy_from_slice(&fine[y * row..][..row]);
+                    self.0.run(output, repeated);
                 }
             });
         });
@@ -106,7 +114,7 @@ mod x86 {
             unsafe {
                 let x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, a.as_ptr().cast())));
                 let y = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, b.as_ptr().cast())));
-                let value = _mm512_add_ps(_mm512_add_ps(fixed, _mm512_mul_ps(x, first)), _mm512_mul_ps(y, second));
+                let value = _mm512_fmadd_ps(x, first, _mm512_fmadd_ps(y, second, fixed));
                 let value = _mm512_max_epi32(_mm512_cvtps_epi32(value), _mm512_setzero_si512());
                 _mm512_mask_cvtusepi32_storeu_epi8(a.as_mut_ptr().cast(), mask, value);
             }

@@ -14,7 +14,7 @@ use ort_sys::{
     OrtCustomOpInputOutputCharacteristic, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions,
     OrtStatusPtr,
 };
-use wm3dr_core::quantized::{Block, Convolution, Depthwise, Heatmap, Quantization, Stem, UpsampleAdd};
+use wm3dr_core::quantized::{AveragePool, Block, Convolution, Depthwise, Heatmap, Quantization, ResizeAdd, Stem};
 
 use runtime::{Constants, Context, Failure, Pool, guarded, status};
 
@@ -55,7 +55,8 @@ struct Operator {
 enum Kind {
     Stem,
     Block { expands: bool, depthwise: bool, sums: bool },
-    UpsampleAdd,
+    ResizeAdd,
+    AveragePool,
     Heatmap,
 }
 
@@ -64,7 +65,7 @@ impl Kind {
         match self {
             Self::Stem | Self::Heatmap => 1,
             Self::Block { expands, depthwise, .. } => 1 + usize::from(expands) + usize::from(depthwise),
-            Self::UpsampleAdd => 0,
+            Self::ResizeAdd | Self::AveragePool => 0,
         }
     }
 
@@ -73,7 +74,8 @@ impl Kind {
         let [scale, map] = SCALES;
         let rest: &[_] = match self {
             Self::Block { sums: true, .. } => &SCALES,
-            Self::UpsampleAdd => &[map, scale, map, scale, map],
+            Self::AveragePool => &SCALES,
+            Self::ResizeAdd => &[map, scale, map, scale, map],
             Self::Heatmap => &[scale, scale],
             _ => &[],
         };
@@ -94,7 +96,8 @@ struct Kernel {
 enum Work {
     Stem(Stem),
     Block(Box<Block>),
-    UpsampleAdd(UpsampleAdd),
+    ResizeAdd(ResizeAdd),
+    AveragePool(Box<AveragePool>),
     Heatmap(Heatmap),
 }
 
@@ -108,7 +111,9 @@ fn operators() -> &'static [Operator] {
             (c"Separable", block(false, true, false)),
             (c"InvertedResidual", block(true, true, false)),
             (c"InvertedResidualAdd", block(true, true, true)),
-            (c"UpsampleAdd", Kind::UpsampleAdd),
+            (c"UpsampleAdd", Kind::ResizeAdd), // they differ in their bodies
+            (c"ResizeAdd", Kind::ResizeAdd),
+            (c"AveragePool", Kind::AveragePool),
             (c"Heatmap", Kind::Heatmap),
         ]
         .into_iter()
@@ -224,9 +229,12 @@ fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
             let channels = cells.last().copied().unwrap_or(0).unsigned_abs() as usize;
             return Ok(Work::Stem(Stem::new(input, channels, &convolution(0)?)?));
         }
-        Kind::UpsampleAdd => {
+        Kind::AveragePool => {
+            return Ok(Work::AveragePool(Box::new(AveragePool::new(input, quantization(constants, rest)?))));
+        }
+        Kind::ResizeAdd => {
             let (coarse, sum) = (quantization(constants, rest + 1)?, quantization(constants, rest + 3)?);
-            return Ok(Work::UpsampleAdd(UpsampleAdd::new(input, coarse, sum)));
+            return Ok(Work::ResizeAdd(ResizeAdd::new(input, coarse, sum)));
         }
         Kind::Heatmap => {
             let (weight, bias) = (constants.values::<f32>(rest)?, constants.values::<f32>(rest + 1)?);
@@ -303,9 +311,13 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
                 let output = context.output(&[batch, height / 2, cells * across / 2, 2 * stem.outputs() / across])?;
                 stem.run(input, (batch, height, cells), output, &pool)?;
             }
-            Work::UpsampleAdd(sum) => {
-                let (coarse, _) = context.input(BEFORE)?;
-                sum.run(input, coarse, shape, context.output(&shape)?, &pool)?;
+            Work::ResizeAdd(sum) => {
+                let coarse = context.input(BEFORE)?;
+                sum.run((input, shape), coarse, context.output(&shape)?, &pool)?;
+            }
+            Work::AveragePool(mean) => {
+                let output = context.output(&[batch, height.div_ceil(2), width.div_ceil(2), channels])?;
+                mean.run(input, shape, output, &pool)?;
             }
             Work::Heatmap(heatmap) => {
                 check(heatmap.channels())?;
