@@ -16,6 +16,7 @@ PARTS = ("weight", "weight_scale", "weight_zero_point", "bias", "bias_scale", "b
 """Constants of a convolution, in the order of a function's inputs; the scale and zero point of its result follow."""
 SCALES = ("scale", "zero_point")
 DEPTHWISE_ATTRIBUTES = ("group", "kernel_shape", "pads", "strides")
+STEM_ATTRIBUTES = ("cells", "columns")
 
 
 def block_function(kind: str, opset: int) -> onnx.FunctionProto:
@@ -25,6 +26,7 @@ def block_function(kind: str, opset: int) -> onnx.FunctionProto:
     convolutions = {
         "Pointwise": ["project"],
         "Separable": ["depthwise", "project"],
+        "StemSeparable": ["depthwise", "project"],
         "InvertedResidual": ["expand", "depthwise", "project"],
         "InvertedResidualAdd": ["expand", "depthwise", "project"],
     }[kind]
@@ -33,7 +35,12 @@ def block_function(kind: str, opset: int) -> onnx.FunctionProto:
         helper.make_node("Transpose", ["x"], ["x_first"], perm=FIRST),
         helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
     ]
+    attributes = list(DEPTHWISE_ATTRIBUTES) if "depthwise" in convolutions else []
     current = "x_float"
+    if kind.startswith("Stem"):
+        inputs += [f"stem_{part}" for part in (*PARTS, *SCALES)]
+        attributes += STEM_ATTRIBUTES
+        nodes, current = _stem_nodes(), "stem_float"
     for name in convolutions:
         own, scales = [f"{name}_{part}" for part in PARTS], [f"{name}_{part}" for part in SCALES]
         inputs += [*own, *scales]
@@ -63,39 +70,35 @@ def block_function(kind: str, opset: int) -> onnx.FunctionProto:
     else:
         nodes.pop()
     nodes.append(helper.make_node("Transpose", [quantized], ["y"], perm=LAST))
-    attributes = list(DEPTHWISE_ATTRIBUTES) if "depthwise" in convolutions else []
     imports = [helper.make_opsetid("", opset)]
     return helper.make_function(DOMAIN, kind, inputs, ["y"], nodes, imports, attributes)
 
 
-def _stem_function(opset: int) -> onnx.FunctionProto:
-    """Write the body of the first convolution: `_STEM` but for the last Transpose."""
+def _stem_nodes() -> list[onnx.NodeProto]:
+    """From pixels `x` (B, H, W, 3) to the first map `stem_float`: the convolution over cells of `pixel_graph`."""
     own, scales = [f"stem_{part}" for part in PARTS], [f"stem_{part}" for part in SCALES]
     shapes = []
-    for name in ("cells", "columns"):
+    for name in STEM_ATTRIBUTES:
         shape = helper.make_node("Constant", [], [f"{name}_shape"])
         reference = shape.attribute.add()
         reference.name, reference.ref_attr_name = "value_ints", name
         reference.type = onnx.AttributeProto.INTS
         shapes.append(shape)
-    convolution = helper.make_node(
-        "Conv", ["x_float", "w", "b"], ["out"], kernel_shape=[3, 2], strides=[2, 1], pads=[0, 0, 1, 1], group=1
-    )
-    nodes = [
+    geometry = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 1, 1], "group": 1}
+    return [
         *shapes,
         helper.make_node("Reshape", ["x", "cells_shape"], ["x_cells"]),
         helper.make_node("Transpose", ["x_cells"], ["x_first"], perm=FIRST),
         helper.make_node("DequantizeLinear", ["x_first", "x_scale", "x_zero_point"], ["x_float"]),
-        helper.make_node("DequantizeLinear", own[:3], ["w"], axis=0),
-        helper.make_node("DequantizeLinear", own[3:], ["b"], axis=0),
-        convolution,
-        helper.make_node("QuantizeLinear", ["out", *scales], ["quantized"]),
-        helper.make_node("Transpose", ["quantized"], ["last"], perm=LAST),
-        helper.make_node("Reshape", ["last", "columns_shape"], ["y"]),
+        helper.make_node("DequantizeLinear", own[:3], ["stem_w"], axis=0),
+        helper.make_node("DequantizeLinear", own[3:], ["stem_b"], axis=0),
+        helper.make_node("Conv", ["x_float", "stem_w", "stem_b"], ["stem_out"], **geometry),
+        helper.make_node("QuantizeLinear", ["stem_out", *scales], ["stem_cells"]),
+        helper.make_node("Transpose", ["stem_cells"], ["stem_last"], perm=LAST),
+        helper.make_node("Reshape", ["stem_last", "columns_shape"], ["stem_columns"]),
+        helper.make_node("Transpose", ["stem_columns"], ["stem_first"], perm=FIRST),
+        helper.make_node("DequantizeLinear", ["stem_first", *scales], ["stem_float"]),
     ]
-    inputs = ["x", "x_scale", "x_zero_point", *own, *scales]
-    imports = [helper.make_opsetid("", opset)]
-    return helper.make_function(DOMAIN, "Stem", inputs, ["y"], nodes, imports, ["cells", "columns"])
 
 
 _SUMMANDS = [f"{name}{part}" for name in ("fine", "coarse") for part in ("", "_scale", "_zero_point")]
@@ -194,7 +197,6 @@ def _heatmap_function(opset: int) -> onnx.FunctionProto:
 
 
 _OTHERS = {
-    "Stem": _stem_function,
     "UpsampleAdd": _upsample_function,
     "ResizeAdd": _resize_function,
     "AveragePool": _pool_function,

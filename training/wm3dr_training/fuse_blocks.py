@@ -101,21 +101,19 @@ def fuse_blocks(model: onnx.ModelProto) -> dict[str, int]:
     if not blocks:
         raise ValueError("the graph has no quantized depthwise convolution followed by a pointwise one")
     counts: dict[str, int] = {}
-    if _replace_stem(graph):
-        counts["Stem"] = 1
-    heatmap = _find_heatmap(graph)
+    stem, heatmap = _find_stem(graph), _find_heatmap(graph)
     for block in blocks:
-        if heatmap is not None and block.convolutions == [heatmap[0]]:
-            _replace_heatmap(graph, *heatmap)
-            counts["Heatmap"] = 1
+        first = block.convolutions[0]
+        if heatmap is not None and first == heatmap[0]:
+            kind = _replace_heatmap(graph, *heatmap)
+        elif stem is not None and block.kind == "Separable" and first.input == stem.output:
+            kind = _replace(graph, block, stem)
         else:
-            _replace(graph, block)
+            kind = _replace(graph, block)
+        counts[kind] = counts.get(kind, 0) + 1
     counts |= _replace_resized_sums(graph)
     counts |= _replace_pools(graph)
     _drop_unused(graph)
-    for block in blocks:
-        if heatmap is None or block.convolutions != [heatmap[0]]:
-            counts[block.kind] = counts.get(block.kind, 0) + 1
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     model.functions.extend(block_function(kind, opset) for kind in counts)
@@ -192,42 +190,58 @@ def _sum_with(graph: Graph, project: _Convolution, block_input: str) -> onnx.Nod
     return users[0] if len(users) == 1 and users[0].op_type == "QuantizeLinear" else None
 
 
-def _replace(graph: Graph, block: _Block) -> None:
-    first, sink = block.convolutions[0], block.sink
-    arguments = [_last(graph, first.input, sink), *first.source.input[1:3]]
-    for convolution in block.convolutions:
-        arguments += [*convolution.constants, *convolution.sink.input[1:3]]
-    if block.add is not None:
-        arguments += block.add.input[1:3]
-    attributes = {}
-    if block.kind != "Pointwise":
-        depthwise = next(c for c in block.convolutions if c.depthwise)
-        attributes = {name: depthwise.attribute(name) for name in DEPTHWISE_ATTRIBUTES}
-    _call(graph, block.kind, arguments, sink, **attributes)
+@dataclass(frozen=True)
+class _Stem:
+    """First convolution and what surrounds it as `pixel_graph` makes it."""
+
+    convolution: _Convolution
+    output: str
+    """Quantized tensor that the rest of the network reads, channels first."""
+    shapes: dict[str, list[int]]
+    """Of the cells that it reads, and of the columns that it gives."""
 
 
-def _replace_stem(graph: Graph) -> bool:
-    """Put a call in for the first convolution, from the pixels to the map, if it is as `pixel_graph` makes it.
-
-    That is Reshape to cells, Transpose, the convolution, Transpose, Reshape to columns, Transpose.
-    """
+def _find_stem(graph: Graph) -> _Stem | None:
+    """Find the first convolution, from the pixels to the map, if it is as `pixel_graph` makes it (`_STEM`)."""
     chain = [graph.proto.node[0]]
-    for _ in range(7):
+    for _ in range(len(_STEM) - 1):
         users = graph.users(chain[-1].output[0])
         if len(users) != 1:
-            return False
+            return None
         chain.append(users[0])
     if [node.op_type for node in chain] != _STEM or chain[0].input[0] != "image":
-        return False
+        return None
     cells, _, _, node, _, _, columns, last = chain
     convolution = _convolution(graph, node)
     wanted = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [0, 0, 1, 1], "group": 1}
     if convolution is None or any(convolution.attribute(name) != value for name, value in wanted.items()):
-        return False
+        return None
+    if len(graph.users(last.output[0])) != 1:
+        return None
     shapes = {"cells": graph.array(cells.input[1]).tolist(), "columns": graph.array(columns.input[1]).tolist()}
-    scales = [*convolution.source.input[1:3]], [*convolution.sink.input[1:3]]
-    _call(graph, "Stem", ["image", *scales[0], *convolution.constants, *scales[1]], last, **shapes)
-    return True
+    return _Stem(convolution, last.output[0], shapes)
+
+
+def _replace(graph: Graph, block: _Block, stem: _Stem | None = None) -> str:
+    first, sink, kind = block.convolutions[0], block.sink, block.kind
+    convolutions = block.convolutions
+    attributes: dict[str, Any] = {}
+    if stem is None:
+        source = _last(graph, first.input, sink)
+    else:
+        first, kind, source = stem.convolution, f"Stem{kind}", "image"
+        convolutions = [first, *convolutions]
+        attributes |= stem.shapes
+    arguments = [source, *first.source.input[1:3]]
+    for convolution in convolutions:
+        arguments += [*convolution.constants, *convolution.sink.input[1:3]]
+    if block.add is not None:
+        arguments += block.add.input[1:3]
+    if block.kind != "Pointwise":
+        depthwise = next(c for c in block.convolutions if c.depthwise)
+        attributes |= {name: depthwise.attribute(name) for name in DEPTHWISE_ATTRIBUTES}
+    _call(graph, kind, arguments, sink, **attributes)
+    return kind
 
 
 def _find_heatmap(graph: Graph) -> tuple[_Convolution, onnx.NodeProto] | None:
@@ -247,11 +261,12 @@ def _find_heatmap(graph: Graph) -> tuple[_Convolution, onnx.NodeProto] | None:
     return convolution, last
 
 
-def _replace_heatmap(graph: Graph, convolution: _Convolution, last: onnx.NodeProto) -> None:
+def _replace_heatmap(graph: Graph, convolution: _Convolution, last: onnx.NodeProto) -> str:
     arguments = [_last(graph, convolution.input, last), *convolution.source.input[1:3], *convolution.constants]
     arguments += [*convolution.sink.input[1:3], *last.input[1:]]
     graph.insert(last, [helper.make_node("Heatmap", arguments, last.output, domain=DOMAIN)])
     graph.proto.node.remove(last)
+    return "Heatmap"
 
 
 def _replace_resized_sums(graph: Graph) -> dict[str, int]:

@@ -1,7 +1,7 @@
 //! The 8-bit kernels against the definition, one product at a time.
 
 use proptest::prelude::*;
-use wm3dr_core::quantized::{Block, Convolution, Depthwise, Parallel, Quantization, Sequential, Stem, supported};
+use wm3dr_core::quantized::{Block, Convolution, Depthwise, First, Parallel, Quantization, Sequential, supported};
 
 /// Numbers that look random.
 struct Numbers(u64);
@@ -151,7 +151,7 @@ proptest! {
             let last = convolve(&middle, &project, (1, 1), (1, 1), [0; 4], false);
             total.map_or_else(|| last.values.clone(), |total| add(&last, map, total))
         }).collect();
-        let block = Block::new(quantization, expand.as_ref(), Some(&depthwise), &project, total).unwrap();
+        let block = Block::new(quantization, expand.as_ref().map_or(First::Nothing, First::Expand), Some(&depthwise), &project, total).unwrap();
         prop_assert_eq!(block.channels(), (inputs, outputs));
         let (rows, columns) = block.size((height, width));
         let input = [maps[0].values.clone(), maps[1].values.clone()].concat();
@@ -173,24 +173,34 @@ proptest! {
         let project = numbers.convolution(outputs, 4 * inputs, 0);
         let wanted = convolve(&map, &project, (1, 1), (1, 1), [0; 4], false).values;
         let mut output = vec![0; pixels * outputs];
-        Block::new(quantization, None, None, &project, None).unwrap().run(&map.values, (1, 1, pixels), &mut output, &Threads).unwrap();
+        Block::new(quantization, First::Nothing, None, &project, None).unwrap().run(&map.values, (1, 1, pixels), &mut output, &Threads).unwrap();
         prop_assert!(output == wanted);
     }
 
     #[test]
-    fn the_first_convolution(seed in any::<u64>(), rows in 1_usize..40, cells in 1_usize..30) {
+    fn the_first_convolution(seed in any::<u64>(), rows in 2_usize..40, cells in 1_usize..30) {
         if !supported() {
             return Ok(());
         }
         let mut numbers = Numbers(seed);
         let quantization = Quantization { scale: 0.02, zero_point: 127 };
         let map = Map { values: numbers.bytes(2 * rows * cells * 12), height: 2 * rows, width: cells, channels: 12, quantization };
-        let convolution = numbers.convolution(64, 12 * 6, 0);
-        let wanted = convolve(&map, &convolution, (3, 2), (2, 1), [0, 0, 1, 1], false).values;
-        let mut output = vec![0; wanted.len()];
-        let stem = Stem::new(quantization, 12, &convolution).unwrap();
-        stem.run(&map.values, (1, 2 * rows, cells), &mut output, &Threads).unwrap();
-        prop_assert!(output == wanted);
+        let stem = numbers.convolution(64, 12 * 6, 0);
+        let depthwise = Depthwise { convolution: numbers.convolution(32, 9, 0), stride: 1, pads: [1; 4] };
+        let project = numbers.convolution(16, 32, 100);
+        let first = convolve(&map, &stem, (3, 2), (2, 1), [0, 0, 1, 1], false);
+        let first = Map { width: 2 * cells, channels: 32, ..first };
+        let middle = convolve(&first, &depthwise.convolution, (3, 3), (1, 1), [1; 4], true);
+        let wanted = convolve(&middle, &project, (1, 1), (1, 1), [0; 4], false).values;
+        let first = First::Stem { convolution: &stem, pixels: 2 };
+        let block = Block::new(quantization, first, Some(&depthwise), &project, None).unwrap();
+        prop_assert_eq!(block.columns(4 * cells, 3).unwrap(), cells);
+        prop_assert_eq!(block.size((2 * rows, cells)), (rows, 2 * cells));
+        for parallel in [&Sequential as &dyn Parallel, &Threads] {
+            let mut output = vec![0; wanted.len()];
+            block.run(&map.values, (1, 2 * rows, cells), &mut output, parallel).unwrap();
+            prop_assert!(output == wanted);
+        }
     }
 }
 
@@ -201,7 +211,10 @@ fn what_does_not_fit_is_said() {
     let project = numbers.convolution(8, 32, 0);
     let odd = numbers.convolution(8, 30, 0);
     let message = |result: wm3dr_core::Result<Block>| result.err().unwrap().to_string();
-    assert_eq!(message(Block::new(input, None, None, &odd, None)), "'project' has 30 inputs, expected a multiple of 4");
+    assert_eq!(
+        message(Block::new(input, First::Nothing, None, &odd, None)),
+        "'project' has 30 inputs, expected a multiple of 4"
+    );
     let depthwise = |channels, taps, stride| Depthwise {
         convolution: Numbers(2).convolution(channels, taps, 0),
         stride,
@@ -209,12 +222,12 @@ fn what_does_not_fit_is_said() {
     };
     for (channels, taps, stride) in [(24, 9, 1), (32, 49, 1), (32, 9, 3)] {
         let given = depthwise(channels, taps, stride);
-        let said = message(Block::new(input, None, Some(&given), &project, None));
+        let said = message(Block::new(input, First::Nothing, Some(&given), &project, None));
         assert!(said.contains(&format!("{channels} channels, {taps} taps, stride {stride}")), "{said}");
     }
-    let said = message(Block::new(input, None, Some(&depthwise(16, 9, 1)), &project, None));
+    let said = message(Block::new(input, First::Nothing, Some(&depthwise(16, 9, 1)), &project, None));
     assert!(said.contains("do not fit to each other"), "{said}");
-    let block = Block::new(input, None, None, &project, None).unwrap();
+    let block = Block::new(input, First::Nothing, None, &project, None).unwrap();
     let said = block.run(&[0; 64], (1, 2, 2), &mut [0; 32], &Sequential).unwrap_err().to_string();
     assert_eq!(said, "'input' has shape 64 bytes in, 32 out, expected 128 in, 32 out");
 }

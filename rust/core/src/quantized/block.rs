@@ -1,15 +1,21 @@
-//! A block: expand, depthwise convolution, project, sum; or a part of it.
+//! A block: expand (or the first convolution of a network), depthwise convolution, project, sum; or a part of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::depthwise::Kernel;
 use super::pointwise::{Pointwise, Source, Target};
+use super::stem::Stem;
 use super::sum::Sum;
-use super::{Convolution, Output, Parallel, Quantization, with_scratch};
+use super::{Convolution, Output, Parallel, Quantization, Scratch, with_scratch};
 use crate::error::{Error, Result};
 
 /// Bytes of padded rows that a thread holds: half of a small second-level cache.
 const HELD: usize = 256 << 10;
 /// Pixels of a part of a pointwise convolution alone.
 const PART: usize = 1024;
+/// Rows of a part of a map, of a small one half of them: a thread that goes on with the next part keeps the rows that both
+/// need.
+const BAND: usize = 8;
 
 /// A depthwise convolution and where it stands.
 #[derive(Clone, Debug)]
@@ -22,13 +28,36 @@ pub struct Depthwise {
     pub pads: [usize; 4],
 }
 
+/// What comes before the depthwise convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum First<'a> {
+    /// Nothing: it reads the input.
+    Nothing,
+    /// A pointwise convolution.
+    Expand(&'a Convolution),
+    /// A first convolution over cells of neighbouring pixels: kernel 3 × 2 cells, stride 2 rows and 1 cell, padding one row
+    /// below and one cell to the right; weights (outputs, channels of a cell, 3, 2). A cell gives several pixels of the row.
+    Stem {
+        /// Its weights.
+        convolution: &'a Convolution,
+        /// Pixels that a cell gives.
+        pixels: usize,
+    },
+}
+
 /// Convolutions that follow each other, done together.
 pub struct Block {
     channels: usize,
-    expand: Option<Pointwise>,
+    before: Before,
     middle: Option<Middle>,
     project: Pointwise,
     sum: Option<Sum>,
+}
+
+enum Before {
+    Nothing,
+    Expand(Pointwise),
+    Stem(Stem),
 }
 
 struct Middle {
@@ -37,25 +66,40 @@ struct Middle {
     padding: u8,
 }
 
-/// Sizes of a batch of maps.
+/// A map of the batch that is computed: its input, sizes before and after the depthwise convolution.
 #[derive(Clone, Copy)]
-struct Extent {
+struct Map<'a> {
+    input: &'a [u8],
+    /// Rows and columns of the input.
+    given: (usize, usize),
+    /// Of what the depthwise convolution reads.
     height: usize,
     width: usize,
+    /// Of the output.
     columns: usize,
 }
 
-/// Padded rows that are held: their first is number `begin`, counted from the top of the padding.
+/// Padded rows in a thread's scratch memory that the next part can use.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Carried {
+    /// Number of the call, image, and row of the output that comes next.
+    next: (u64, usize, usize),
+    /// How many rows.
+    ready: usize,
+}
+
+/// Padded rows that are to be filled: their first is number `begin`, counted from the top of the padding.
 #[derive(Clone, Copy)]
-struct Held {
+struct Rows {
     begin: usize,
+    count: usize,
     /// Rows of padding above the map.
     top: usize,
     /// Bytes of padding left of it.
     left: usize,
     padding: u8,
     /// Bytes from one to the next.
-    row: usize,
+    bytes: usize,
 }
 
 impl Block {
@@ -65,25 +109,39 @@ impl Block {
     /// The convolutions do not fit to each other, or are of a kind that the kernels do not know.
     pub fn new(
         input: Quantization,
-        expand: Option<&Convolution>,
+        first: First,
         depthwise: Option<&Depthwise>,
         project: &Convolution,
         sum: Option<Quantization>,
     ) -> Result<Self> {
-        let before = expand.map_or(input, |expand| expand.output);
-        let packed = expand.map(|expand| Pointwise::new(expand, input, "expand")).transpose()?;
+        let (before, between, given) = match first {
+            First::Nothing => (Before::Nothing, input, None),
+            First::Expand(expand) => {
+                let packed = Pointwise::new(expand, input, "expand")?;
+                let widths = (packed.inputs, packed.outputs);
+                (Before::Expand(packed), expand.output, Some(widths))
+            }
+            First::Stem { convolution, pixels } => {
+                let stem = Stem::new(input, convolution, pixels)?;
+                let widths = (stem.channels(), stem.outputs());
+                (Before::Stem(stem), convolution.output, Some(widths))
+            }
+        };
         let middle = depthwise
             .map(|given| -> Result<Middle> {
-                let kernel = Kernel::new(&given.convolution, given.stride, before)?;
-                Ok(Middle { kernel, pads: given.pads, padding: before.zero_point })
+                let kernel = Kernel::new(&given.convolution, given.stride, between)?;
+                Ok(Middle { kernel, pads: given.pads, padding: between.zero_point })
             })
             .transpose()?;
-        let last = Pointwise::new(project, depthwise.map_or(before, |given| given.convolution.output), "project")?;
+        let last = Pointwise::new(project, depthwise.map_or(between, |given| given.convolution.output), "project")?;
         let through = middle.as_ref().map_or(last.inputs, |middle| middle.kernel.channels);
-        let fits = last.inputs == through && packed.as_ref().is_none_or(|expand| expand.outputs == through);
-        let channels = packed.as_ref().map_or(through, |expand| expand.inputs);
-        let alone = middle.is_some() || packed.is_none();
-        let same = sum.is_none() || (channels == last.outputs && depthwise.is_none_or(|given| given.stride == 1));
+        let (channels, produced) = given.unwrap_or((through, through));
+        let fits = last.inputs == through && produced == through;
+        let alone = middle.is_some() || given.is_none();
+        let same = sum.is_none()
+            || (channels == last.outputs
+                && depthwise.is_none_or(|given| given.stride == 1)
+                && !matches!(before, Before::Stem(_)));
         if !(fits && alone && same) {
             return Err(Error::value(
                 "block",
@@ -92,16 +150,37 @@ impl Block {
             ));
         }
         let sum = sum.map(|output| Sum::new(project.output, input, output));
-        Ok(Self { channels, expand: packed, middle, project: last, sum })
+        Ok(Self { channels, before, middle, project: last, sum })
     }
 
-    /// Channels of the input and of the output.
+    /// Channels of the input (of a cell, with a stem) and of the output.
     pub fn channels(&self) -> (usize, usize) {
         (self.channels, self.project.outputs)
     }
 
+    /// Columns of `channels` numbers that a row of `width` pixels of `given` channels has: cells, with a stem.
+    ///
+    /// # Errors
+    /// They do not fit.
+    pub fn columns(&self, width: usize, given: usize) -> Result<usize> {
+        let cells = matches!(self.before, Before::Stem(_)) && (width * given).is_multiple_of(self.channels);
+        if given == self.channels || cells {
+            return Ok(width * given / self.channels);
+        }
+        Err(Error::shape("input", format!("{width} pixels of {given} channels"), format!("{} channels", self.channels)))
+    }
+
+    /// Rows and columns of what the depthwise convolution reads.
+    fn inner(&self, (height, width): (usize, usize)) -> (usize, usize) {
+        match &self.before {
+            Before::Stem(stem) => (height / 2, width * stem.pixels()),
+            _ => (height, width),
+        }
+    }
+
     /// Rows and columns of the output for those of the input.
-    pub fn size(&self, (height, width): (usize, usize)) -> (usize, usize) {
+    pub fn size(&self, given: (usize, usize)) -> (usize, usize) {
+        let (height, width) = self.inner(given);
         match &self.middle {
             None => (height, width),
             Some(Middle { kernel, pads: [top, left, bottom, right], .. }) => {
@@ -123,6 +202,7 @@ impl Block {
         output: &mut [u8],
         parallel: &dyn Parallel,
     ) -> Result<()> {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
         let (rows, columns) = self.size((height, width));
         let wanted = (batch * height * width * self.channels, batch * rows * columns * self.project.outputs);
         let reaches = self.sum.is_none() || (rows, columns) == (height, width);
@@ -151,91 +231,95 @@ impl Block {
             });
             return Ok(());
         };
-        let extent = Extent { height, width, columns };
-        let bands = bands(rows);
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let (inner_height, inner_width) = self.inner((height, width));
+        let bands = if rows < BAND { 1 } else { rows.div_ceil(BAND).max(2) };
+        let (size, given) = (columns * self.project.outputs, height * width * self.channels);
         parallel.run(batch * bands, &|part| {
             let (image, band) = (part / bands, part % bands);
             let (from, to) = (band * rows / bands, (band + 1) * rows / bands);
-            let size = columns * self.project.outputs;
             // SAFETY: each part has its own rows of its own image.
             let output = unsafe { written.piece((image * rows + from) * size, (to - from) * size) };
-            let input = &input[image * height * width * self.channels..][..height * width * self.channels];
-            self.band(middle, input, extent, from, output);
+            let input = &input[image * given..][..given];
+            let map = Map { input, given: (height, width), height: inner_height, width: inner_width, columns };
+            with_scratch(|scratch| self.band(middle, map, (call, image, from), output, scratch));
         });
         Ok(())
     }
 
-    /// Some rows of one map, from row `first` of the output on.
-    fn band(&self, middle: &Middle, input: &[u8], extent: Extent, first: usize, output: &mut [u8]) {
+    /// Some rows of one map, from row `at.2` of the output on.
+    fn band(&self, middle: &Middle, map: Map, at: (u64, usize, usize), output: &mut [u8], scratch: &mut Scratch) {
         let Middle { kernel, pads: [top, left, _, _], padding } = middle;
-        let Extent { height, width, columns } = extent;
-        let (channels, stride) = (kernel.channels, kernel.stride);
+        let (channels, stride, columns) = (kernel.channels, kernel.stride, map.columns);
         let line = columns * self.project.outputs;
-        let count = output.len() / line;
-        // Padded rows: what the kernel reads beside the map is padding, or of results that are not used.
-        let padded = ((left + width).max(kernel.padded(columns)) * channels).next_multiple_of(64);
-        let most = HELD.saturating_sub(kernel.size * padded) / (stride * padded) + 1;
-        let together = most.min(count);
-        let held = (together - 1) * stride + kernel.size;
-        let middle_bytes = (together * columns * channels).next_multiple_of(64);
-        with_scratch((held * padded + middle_bytes) / 64, |scratch| {
-            let scratch: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-            let (above, between) = scratch.split_at_mut(held * padded);
-            for row in above.chunks_exact_mut(padded) {
+        let first = at.2;
+        // Padded rows. What the kernel reads beyond the padding is of results that are not used.
+        let [_, _, _, right] = middle.pads;
+        let bytes = ((left + map.width + right).max(kernel.padded(columns)) * channels).next_multiple_of(64);
+        let together = (HELD.saturating_sub(kernel.size * bytes) / (stride * bytes) + 1).min(BAND);
+        let held = ((together - 1) * stride + kernel.size) * bytes;
+        let between = (together * columns * channels).next_multiple_of(64);
+        let own = if let Before::Stem(stem) = &self.before { stem.scratch(map.given.1) } else { 0 };
+        let carried = scratch.carried.take().filter(|carried| carried.next == at);
+        let (above, rest) = scratch.bytes(held + between + own).split_at_mut(held);
+        let (between, own) = rest.split_at_mut(between);
+        let mut ready = carried.map_or(0, |carried| carried.ready); // padded rows that are there already
+        if carried.is_none() {
+            for row in above.chunks_exact_mut(bytes) {
                 row[..left * channels].fill(*padding);
-                row[(left + width) * channels..].fill(*padding);
+                row[(left + map.width) * channels..][..right * channels].fill(*padding);
             }
-            let mut ready = 0; // padded rows that are there already
-            for (k, output) in output.chunks_mut(together * line).enumerate() {
-                let rows = output.len() / line;
-                let begin = (first + k * together) * stride; // in padded rows, of which `top` are above the map
-                let read = (rows - 1) * stride + kernel.size;
-                let held =
-                    Held { begin: begin + ready, top: *top, left: left * channels, padding: *padding, row: padded };
-                self.fill(input, (height, width), held, &mut above[ready * padded..read * padded]);
-                kernel.run(above, padded, rows, columns, between);
-                self.project.run_dense(between, rows * columns, output);
-                if let Some(sum) = &self.sum {
-                    let row = width * self.channels;
-                    sum.run(output, &input[(first + k * together) * row..][..rows * row]);
-                }
-                ready = read.saturating_sub(rows * stride);
-                above.copy_within(rows * stride * padded..(rows * stride + ready) * padded, 0);
+        }
+        for (k, output) in output.chunks_mut(together * line).enumerate() {
+            let rows = output.len() / line;
+            let begin = (first + k * together) * stride; // in padded rows, of which `top` are above the map
+            let read = (rows - 1) * stride + kernel.size;
+            let new = Rows {
+                begin: begin + ready,
+                count: read - ready,
+                top: *top,
+                left: left * channels,
+                padding: *padding,
+                bytes,
+            };
+            self.fill(map, new, &mut above[ready * bytes..read * bytes], own);
+            kernel.run(above, bytes, rows, columns, between);
+            self.project.run_dense(between, rows * columns, output);
+            if let Some(sum) = &self.sum {
+                let row = map.width * self.channels;
+                sum.run(output, &map.input[(first + k * together) * row..][..rows * row]);
             }
-        });
+            ready = read.saturating_sub(rows * stride);
+            above.copy_within(rows * stride * bytes..(rows * stride + ready) * bytes, 0);
+        }
+        scratch.carried = Some(Carried { next: (at.0, at.1, first + output.len() / line), ready });
     }
 
     /// Fills padded rows: the input, expanded, and padding above and below.
-    fn fill(&self, input: &[u8], (height, width): (usize, usize), held: Held, rows: &mut [u8]) {
-        let Held { begin, top, left, padding, row: padded } = held;
-        let end = begin + rows.len() / padded;
-        let (from, to) = (top.clamp(begin, end), (top + height).clamp(begin, end)); // those that the map has
-        rows[..(from - begin) * padded].fill(padding);
-        rows[(to - begin) * padded..].fill(padding);
+    fn fill(&self, map: Map, new: Rows, rows: &mut [u8], own: &mut [u8]) {
+        let Rows { begin, count, top, left, padding, bytes } = new;
+        let end = begin + count;
+        let (from, to) = (top.clamp(begin, end), (top + map.height).clamp(begin, end)); // those that the map has
+        rows[..(from - begin) * bytes].fill(padding);
+        rows[(to - begin) * bytes..].fill(padding);
         if from >= to {
             return;
         }
-        let inside = &mut rows[(from - begin) * padded + left..];
-        let row = width * self.channels;
-        let input = &input[(from - top) * row..(to - top) * row];
-        if let Some(expand) = &self.expand {
-            let source = Source { pixel: self.channels, segments: 1, segment: 0 };
-            let target = Target { width, pixel: expand.outputs, row: padded };
-            expand.run(input, source, (to - from) * width, inside, target);
-        } else {
-            for (copy, given) in inside.chunks_mut(padded).zip(input.chunks_exact(row)) {
-                copy[..row].copy_from_slice(given);
+        let inside = &mut rows[(from - begin) * bytes + left..];
+        let row = map.given.1 * self.channels;
+        let given = || &map.input[(from - top) * row..(to - top) * row];
+        match &self.before {
+            Before::Stem(stem) => stem.fill(map.input, map.given, from - top..to - top, inside, bytes, own),
+            Before::Expand(expand) => {
+                let source = Source { pixel: self.channels, segments: 1, segment: 0 };
+                let target = Target { width: map.width, pixel: expand.outputs, row: bytes };
+                expand.run(given(), source, (to - from) * map.width, inside, target);
+            }
+            Before::Nothing => {
+                for (copy, given) in inside.chunks_mut(bytes).zip(given().chunks_exact(row)) {
+                    copy[..row].copy_from_slice(given);
+                }
             }
         }
-    }
-}
-
-/// Parts of a map of so many rows: each begins with rows that the one before has computed, too.
-fn bands(rows: usize) -> usize {
-    match rows {
-        0..=7 => 1,
-        8..=47 => 2,
-        48..=95 => 4,
-        _ => 8,
     }
 }

@@ -81,7 +81,8 @@ impl Kernel {
 
     /// Pixels that a padded row must have for so many outputs: some are read whose results are not used.
     pub(super) fn padded(&self, outputs: usize) -> usize {
-        (outputs + TOGETHER * 64 / 16) * self.stride + self.size
+        let narrowest = self.groups.iter().map(|group| group.width).min().unwrap_or(64);
+        (outputs.next_multiple_of(TOGETHER * 64 / narrowest) - 1) * self.stride + self.size
     }
 
     /// Computes rows of `outputs` pixels each. Row k of the result reads the padded rows from `stride` · k on, `row` bytes

@@ -48,9 +48,8 @@ impl Heatmap {
         let written = Output::new(bytemuck::cast_slice_mut(output));
         parallel.run(pixels.div_ceil(PART), &|part| {
             let (from, to) = (part * PART, pixels.min((part + 1) * PART));
-            with_scratch((PART * outputs).div_ceil(64), |scratch| {
-                let hidden: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-                let hidden = &mut hidden[..PART * outputs];
+            with_scratch(|scratch| {
+                let hidden = scratch.bytes(PART * outputs);
                 self.hidden.run_dense(&input[from * self.hidden.inputs..to * self.hidden.inputs], to - from, hidden);
                 // SAFETY: each part has its own pixels, four bytes each.
                 let output = unsafe { written.piece(4 * from, 4 * (to - from)) };

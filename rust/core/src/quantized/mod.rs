@@ -18,10 +18,9 @@ mod sum;
 
 use crate::error::{Error, Result};
 
-pub use block::{Block, Depthwise};
+pub use block::{Block, Depthwise, First};
 pub use heatmap::Heatmap;
 pub use pool::AveragePool;
-pub use stem::Stem;
 pub use sum::ResizeAdd;
 
 /// Calls a function once for each of so many parts, on whatever threads.
@@ -128,17 +127,31 @@ fn interleaved(register: usize, place: usize) -> usize {
     16 * (place / 4) + 4 * register + place % 4
 }
 
-/// Scratch memory of a thread, cache lines.
-fn with_scratch<R>(lines: usize, work: impl FnOnce(&mut [Line]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: std::cell::RefCell<Vec<Line>> = const { std::cell::RefCell::new(Vec::new()) };
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < lines {
-            scratch.resize(lines, Line::ZERO);
+/// Memory of a thread.
+struct Scratch {
+    lines: Vec<Line>,
+    /// What a block has left in it.
+    carried: Option<block::Carried>,
+}
+
+impl Scratch {
+    /// So many bytes. They are as the last user left them, who may have taken note of that in `carried`.
+    fn bytes(&mut self, count: usize) -> &mut [u8] {
+        self.carried = None;
+        let lines = count.div_ceil(64);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line::ZERO);
         }
-        work(&mut scratch[..lines])
-    })
+        bytemuck::cast_slice_mut(&mut self.lines[..lines])
+    }
+}
+
+fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    thread_local! {
+        static SCRATCH: std::cell::RefCell<Scratch> =
+            const { std::cell::RefCell::new(Scratch { lines: Vec::new(), carried: None }) };
+    }
+    SCRATCH.with_borrow_mut(work)
 }
 
 /// Disjoint pieces of one output, written by several threads.

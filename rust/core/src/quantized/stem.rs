@@ -1,32 +1,37 @@
-//! First convolution: pixels to the first map, at half the resolution.
+//! First convolution of a network: pixels to the first map, at half the resolution, row by row.
+
+use std::ops::Range;
 
 use super::pointwise::{Pointwise, Source, Target};
-use super::{Convolution, Output, Parallel, Quantization, with_scratch};
+use super::{Convolution, Quantization};
 use crate::error::{Error, Result};
 
-/// Rows of outputs that a thread does at once.
-const BAND: usize = 16;
 /// Rows of the kernel; columns, in cells.
 const ROWS: usize = 3;
 const CELLS: usize = 2;
 
-/// Convolution over cells of neighbouring pixels of a row: kernel 3 × 2 cells, stride 2 rows and 1 cell, padding one row
-/// below and one cell to the right. A cell gives several outputs of the row at once.
-pub struct Stem {
+/// `First::Stem`, packed.
+pub(super) struct Stem {
     product: Pointwise,
     channels: usize,
+    pixels: usize,
     padding: u8,
 }
 
 impl Stem {
-    /// `channels` numbers of uint8 make a cell; the weights are (outputs, channels, 3, 2).
-    ///
     /// # Errors
-    /// Weights of another shape, or channels that are no multiple of 4.
-    pub fn new(input: Quantization, channels: usize, convolution: &Convolution) -> Result<Self> {
+    /// Weights of another shape, channels that are no multiple of 4, outputs that are none of `pixels`.
+    pub(super) fn new(input: Quantization, convolution: &Convolution, pixels: usize) -> Result<Self> {
         let taps = convolution.taps("stem")?;
-        if taps != channels * ROWS * CELLS || !channels.is_multiple_of(4) {
-            return Err(Error::value("stem", format!("{taps} weights an output"), format!("{channels} · 3 · 2")));
+        let channels = taps / (ROWS * CELLS);
+        let fits = taps == channels * ROWS * CELLS && channels.is_multiple_of(4) && pixels > 0;
+        if !fits || !convolution.outputs().is_multiple_of(pixels) {
+            let got = format!("{taps} weights each of {} outputs, {pixels} pixels a cell", convolution.outputs());
+            return Err(Error::value(
+                "stem",
+                got,
+                "channels · 3 · 2 weights, outputs that are a multiple of the pixels",
+            ));
         }
         let mut ordered = convolution.clone();
         for (to, from) in ordered.weight.chunks_exact_mut(taps).zip(convolution.weight.chunks_exact(taps)) {
@@ -35,77 +40,52 @@ impl Stem {
                 *weight = from[(channel * ROWS + row) * CELLS + cell];
             }
         }
-        Ok(Self { product: Pointwise::new(&ordered, input, "stem")?, channels, padding: input.zero_point })
+        Ok(Self { product: Pointwise::new(&ordered, input, "stem")?, channels, pixels, padding: input.zero_point })
     }
 
-    /// Outputs of a cell.
-    pub fn outputs(&self) -> usize {
-        self.product.outputs
+    /// Channels of a cell.
+    pub(super) fn channels(&self) -> usize {
+        self.channels
     }
 
-    /// Cells of a row of `width` pixels of `channels` numbers, and pixels of a cell.
-    ///
-    /// # Errors
-    /// The row cannot be cut into cells, or a cell has an odd number of pixels.
-    pub fn cells(&self, (width, channels): (usize, usize)) -> Result<(usize, usize)> {
-        let across = self.channels / channels.max(1);
-        if across % 2 == 1 || across * channels != self.channels || !width.is_multiple_of(across) {
-            let got = format!("{width} pixels of {channels} channels");
-            return Err(Error::value(
-                "input",
-                got,
-                format!("cells of {} numbers, an even number of pixels", self.channels),
-            ));
-        }
-        Ok((width / across, across))
+    /// Pixels that a cell gives, and their channels.
+    pub(super) fn pixels(&self) -> usize {
+        self.pixels
     }
 
-    /// (batch, height, cells, channels) to (batch, height / 2, cells, outputs).
-    ///
-    /// # Errors
-    /// Lengths do not fit, or the height is odd.
-    pub fn run(
+    /// Channels of the map.
+    pub(super) fn outputs(&self) -> usize {
+        self.product.outputs / self.pixels
+    }
+
+    /// Bytes of memory that `fill` needs for rows of so many cells.
+    pub(super) fn scratch(&self, cells: usize) -> usize {
+        (ROWS * (cells + 1) * self.channels).next_multiple_of(64)
+    }
+
+    /// Writes rows of the map, the first to the start of `output`, `bytes` apart. The input has `height` rows of `cells`.
+    pub(super) fn fill(
         &self,
         input: &[u8],
-        (batch, height, cells): (usize, usize, usize),
+        (height, cells): (usize, usize),
+        rows: Range<usize>,
         output: &mut [u8],
-        parallel: &dyn Parallel,
-    ) -> Result<()> {
-        let (row, rows) = (cells * self.channels, height / 2);
-        let wanted = (batch * height * row, batch * rows * cells * self.product.outputs);
-        if height % 2 == 1 || (input.len(), output.len()) != wanted {
-            return Err(Error::shape(
-                "input",
-                format!("{} bytes in, {} out, height {height}", input.len(), output.len()),
-                format!("{} in, {} out, an even height", wanted.0, wanted.1),
-            ));
+        bytes: usize,
+        scratch: &mut [u8],
+    ) {
+        let row = cells * self.channels;
+        let padded = row + self.channels;
+        let source = Source { pixel: self.channels, segments: ROWS, segment: padded };
+        for (y, output) in rows.zip(output.chunks_mut(bytes)) {
+            for (k, copy) in scratch.chunks_exact_mut(padded).take(ROWS).enumerate() {
+                copy[row..].fill(self.padding);
+                match input.get((2 * y + k) * row..(2 * y + k + 1) * row) {
+                    Some(given) if 2 * y + k < height => copy[..row].copy_from_slice(given),
+                    _ => copy[..row].fill(self.padding),
+                }
+            }
+            let size = self.product.outputs;
+            self.product.run(scratch, source, cells, output, Target { width: cells, pixel: size, row: cells * size });
         }
-        let bands = rows.div_ceil(BAND);
-        let written = Output::new(output);
-        parallel.run(batch * bands, &|part| {
-            let (image, band) = (part / bands, part % bands);
-            let (from, to) = (band * BAND, rows.min((band + 1) * BAND));
-            let padded = row + self.channels;
-            let read = 2 * (to - from) + 1;
-            with_scratch((read * padded).div_ceil(64), |scratch| {
-                let scratch: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-                for (k, copy) in scratch.chunks_exact_mut(padded).take(read).enumerate() {
-                    let y = 2 * from + k;
-                    copy.fill(self.padding);
-                    if y < height {
-                        copy[..row].copy_from_slice(&input[(image * height + y) * row..][..row]);
-                    }
-                }
-                let size = cells * self.product.outputs;
-                // SAFETY: each part has its own rows of its own image.
-                let output = unsafe { written.piece((image * rows + from) * size, (to - from) * size) };
-                let source = Source { pixel: self.channels, segments: ROWS, segment: padded };
-                for (k, output) in output.chunks_exact_mut(size).enumerate() {
-                    let target = Target { width: cells, pixel: self.product.outputs, row: size };
-                    self.product.run(&scratch[2 * k * padded..], source, cells, output, target);
-                }
-            });
-        });
-        Ok(())
     }
 }

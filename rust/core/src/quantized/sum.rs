@@ -74,9 +74,8 @@ impl ResizeAdd {
         let (row, coarse_row) = (width * channels, columns * channels);
         let written = Output::new(output);
         parallel.run((batch * height).div_ceil(PART), &|part| {
-            with_scratch(row.div_ceil(64), |scratch| {
-                let scratch: &mut [u8] = bytemuck::cast_slice_mut(scratch);
-                let repeated = &mut scratch[..row];
+            with_scratch(|scratch| {
+                let repeated = &mut scratch.bytes(row)[..row];
                 let mut there = None; // the coarse row that is repeated
                 for y in part * PART..(batch * height).min((part + 1) * PART) {
                     let source = y / height * rows + y % height * rows / height;

@@ -14,7 +14,7 @@ use ort_sys::{
     OrtCustomOpInputOutputCharacteristic, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions,
     OrtStatusPtr,
 };
-use wm3dr_core::quantized::{AveragePool, Block, Convolution, Depthwise, Heatmap, Quantization, ResizeAdd, Stem};
+use wm3dr_core::quantized::{AveragePool, Block, Convolution, Depthwise, First, Heatmap, Quantization, ResizeAdd};
 
 use runtime::{Constants, Context, Failure, Pool, guarded, status};
 
@@ -53,18 +53,27 @@ struct Operator {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    Stem,
-    Block { expands: bool, depthwise: bool, sums: bool },
+    Block { before: Before, depthwise: bool, sums: bool },
     ResizeAdd,
     AveragePool,
     Heatmap,
 }
 
+/// What a block has before its depthwise convolution.
+#[derive(Clone, Copy, PartialEq)]
+enum Before {
+    Nothing,
+    Expand,
+    Stem,
+}
+
 impl Kind {
     fn convolutions(self) -> usize {
         match self {
-            Self::Stem | Self::Heatmap => 1,
-            Self::Block { expands, depthwise, .. } => 1 + usize::from(expands) + usize::from(depthwise),
+            Self::Heatmap => 1,
+            Self::Block { before, depthwise, .. } => {
+                1 + usize::from(before != Before::Nothing) + usize::from(depthwise)
+            }
             Self::ResizeAdd | Self::AveragePool => 0,
         }
     }
@@ -94,7 +103,6 @@ struct Kernel {
 }
 
 enum Work {
-    Stem(Stem),
     Block(Box<Block>),
     ResizeAdd(ResizeAdd),
     AveragePool(Box<AveragePool>),
@@ -103,14 +111,14 @@ enum Work {
 
 fn operators() -> &'static [Operator] {
     static OPERATORS: OnceLock<Vec<Operator>> = OnceLock::new();
-    let block = |expands, depthwise, sums| Kind::Block { expands, depthwise, sums };
+    let block = |before, depthwise, sums| Kind::Block { before, depthwise, sums };
     OPERATORS.get_or_init(|| {
         [
-            (c"Stem", Kind::Stem),
-            (c"Pointwise", block(false, false, false)),
-            (c"Separable", block(false, true, false)),
-            (c"InvertedResidual", block(true, true, false)),
-            (c"InvertedResidualAdd", block(true, true, true)),
+            (c"StemSeparable", block(Before::Stem, true, false)),
+            (c"Pointwise", block(Before::Nothing, false, false)),
+            (c"Separable", block(Before::Nothing, true, false)),
+            (c"InvertedResidual", block(Before::Expand, true, false)),
+            (c"InvertedResidualAdd", block(Before::Expand, true, true)),
             (c"UpsampleAdd", Kind::ResizeAdd), // they differ in their bodies
             (c"ResizeAdd", Kind::ResizeAdd),
             (c"AveragePool", Kind::AveragePool),
@@ -222,13 +230,8 @@ fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
     let input = quantization(constants, 1)?;
     let convolution = |number| convolution(constants, BEFORE + PER_CONVOLUTION * number);
     let rest = BEFORE + PER_CONVOLUTION * kind.convolutions();
-    let (expands, depthwise, sums) = match kind {
-        Kind::Block { expands, depthwise, sums } => (expands, depthwise, sums),
-        Kind::Stem => {
-            let cells = constants.attribute(c"cells")?;
-            let channels = cells.last().copied().unwrap_or(0).unsigned_abs() as usize;
-            return Ok(Work::Stem(Stem::new(input, channels, &convolution(0)?)?));
-        }
+    let (before, depthwise, sums) = match kind {
+        Kind::Block { before, depthwise, sums } => (before, depthwise, sums),
         Kind::AveragePool => {
             return Ok(Work::AveragePool(Box::new(AveragePool::new(input, quantization(constants, rest)?))));
         }
@@ -242,7 +245,16 @@ fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
             return Ok(Work::Heatmap(Heatmap::new(input, &convolution(0)?, weight.to_vec(), bias)?));
         }
     };
-    let expand = if expands { Some(convolution(0)?) } else { None };
+    let leading = if before == Before::Nothing { None } else { Some(convolution(0)?) };
+    let first = match (before, &leading) {
+        (Before::Expand, Some(expand)) => First::Expand(expand),
+        (Before::Stem, Some(stem)) => {
+            let columns = constants.attribute(c"columns")?; // the shape of the map: its channels are the last
+            let outputs = columns.last().copied().unwrap_or(0).unsigned_abs() as usize;
+            First::Stem { convolution: stem, pixels: stem.bias.len().checked_div(outputs).unwrap_or(0) }
+        }
+        _ => First::Nothing,
+    };
     let middle = if depthwise {
         let strides = constants.attribute(c"strides")?;
         let pads = constants.attribute(c"pads")?;
@@ -253,14 +265,14 @@ fn work(kind: Kind, constants: &Constants) -> Result<Work, Failure> {
             return Err(format!("'strides' is {rows} and {columns}, not twice the same").into());
         }
         let pads = pads.map(|pad| pad.unsigned_abs() as usize);
-        let convolution = convolution(usize::from(expands))?;
+        let convolution = convolution(usize::from(before != Before::Nothing))?;
         Some(Depthwise { convolution, stride: rows.unsigned_abs() as usize, pads })
     } else {
         None
     };
     let project = convolution(kind.convolutions() - 1)?;
     let sum = if sums { Some(quantization(constants, rest)?) } else { None };
-    Ok(Work::Block(Box::new(Block::new(input, expand.as_ref(), middle.as_ref(), &project, sum)?)))
+    Ok(Work::Block(Box::new(Block::new(input, first, middle.as_ref(), &project, sum)?)))
 }
 
 fn quantization(constants: &Constants, at: usize) -> Result<Quantization, Failure> {
@@ -294,22 +306,12 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
         let (input, shape) = context.input(0)?;
         let [batch, height, width, channels] = shape;
         let pool = Pool::new(&context);
-        let check = |wanted: usize| -> Result<(), Failure> {
-            let text = || format!("the input has {channels} channels, expected {wanted}").into();
-            if channels == wanted { Ok(()) } else { Err(text()) }
-        };
         match &kernel.work {
             Work::Block(block) => {
-                let (inputs, outputs) = block.channels();
-                check(inputs)?;
-                let (rows, columns) = block.size((height, width));
-                let output = context.output(&[batch, rows, columns, outputs])?;
-                block.run(input, (batch, height, width), output, &pool)?;
-            }
-            Work::Stem(stem) => {
-                let (cells, across) = stem.cells((width, channels))?;
-                let output = context.output(&[batch, height / 2, cells * across / 2, 2 * stem.outputs() / across])?;
-                stem.run(input, (batch, height, cells), output, &pool)?;
+                let columns = block.columns(width, channels)?;
+                let (rows, across) = block.size((height, columns));
+                let output = context.output(&[batch, rows, across, block.channels().1])?;
+                block.run(input, (batch, height, columns), output, &pool)?;
             }
             Work::ResizeAdd(sum) => {
                 let coarse = context.input(BEFORE)?;
@@ -320,7 +322,9 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
                 mean.run(input, shape, output, &pool)?;
             }
             Work::Heatmap(heatmap) => {
-                check(heatmap.channels())?;
+                if channels != heatmap.channels() {
+                    return Err(format!("the input has {channels} channels, expected {}", heatmap.channels()).into());
+                }
                 heatmap.run(input, context.output(&[batch, 1, height, width])?, &pool)?;
             }
         }
