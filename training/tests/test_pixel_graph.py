@@ -27,9 +27,10 @@ def files(tmp_path_factory):
     rng = np.random.default_rng(0)
     images = [rng.integers(60, 190, (64, 96, 3), np.uint8)]  # neither 0 nor 255: the range is not left to the photos
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "has_blocks", lambda model: False)  # test_fuse_blocks.py
+        quantize.quantize(folder / "float.onnx", folder / "3.onnx", images)
         patch.setattr(quantize, "take_pixels_as_they_are", lambda model: None)
         quantize.quantize(folder / "float.onnx", folder / "2.onnx", images)
-    quantize.quantize(folder / "float.onnx", folder / "3.onnx", images)
     return folder
 
 

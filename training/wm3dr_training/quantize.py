@@ -111,7 +111,8 @@ def quantize(source: Path, target: Path, images: list[NDArray[np.uint8]], reduce
     if not images:
         raise ValueError("'images' is empty: calibration needs photos")
     model = onnx.load(str(source))
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+    parts = [model.graph, *model.functions]
+    if any(node.op_type == "QuantizeLinear" for part in parts for node in part.node):
         raise ValueError(f"'source' {source} is quantized already: pass the float32 file")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     target.parent.mkdir(parents=True, exist_ok=True)
