@@ -16,7 +16,8 @@ from against_twins import Calls, medians, rows
 from scenes import face_model, scene
 
 import wm3dr
-from wm3dr import bench
+from wm3dr import _native, bench
+from wm3dr.encoder import Encoder
 
 REPEATS = 7
 
@@ -83,3 +84,11 @@ def calls():
 def test_twenty_faces_over_one(calls, render, bound):
     """What it is for: time hardly grows with the number of faces (measured: 1.1 and 2.1)."""
     assert ratio(calls[20, render], calls[1, render], lambda value: value < bound) < bound
+
+
+@pytest.mark.skipif(not _native.has_quantized_kernels(), reason="the processor has no AVX-512 VNNI")
+def test_own_kernels_over_onnxruntimes():
+    """The blocks of the default encoder (measured: 1.85)."""
+    own, other = (Encoder(threads=1, own_kernels=own) for own in (True, False))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 512, 512, 3), np.uint8)
+    assert ratio(lambda: other.predict(pixels), lambda: own.predict(pixels), lambda value: value > 1.3) > 1.3

@@ -1,7 +1,10 @@
 //! The 8-bit kernels against the definition, one product at a time.
 
 use proptest::prelude::*;
-use wm3dr_core::quantized::{Block, Convolution, Depthwise, First, Parallel, Quantization, Sequential, supported};
+use wm3dr_core::quantized::{
+    AveragePool, Block, Convolution, Depthwise, First, Heatmap, Parallel, Quantization, ResizeAdd, Sequential,
+    supported,
+};
 
 /// Numbers that look random.
 struct Numbers(u64);
@@ -202,6 +205,73 @@ proptest! {
             prop_assert!(output == wanted);
         }
     }
+
+    #[test]
+    fn sums_with_a_coarser_map(seed in any::<u64>(), height in 1_usize..40, width in 1_usize..40, channels in 1_usize..70) {
+        if !supported() {
+            return Ok(());
+        }
+        let mut numbers = Numbers(seed);
+        let map = |numbers: &mut Numbers, height: usize, width: usize, scale: f32| Map {
+            values: numbers.bytes(2 * height * width * channels),
+            height,
+            width,
+            channels,
+            quantization: Quantization { scale, zero_point: numbers.next() as u8 },
+        };
+        let fine = map(&mut numbers, height, width, 0.037);
+        let coarse = map(&mut numbers, height.div_ceil(2), width.div_ceil(2), 0.021);
+        let mut repeated = Map { quantization: coarse.quantization, values: Vec::new(), ..fine.clone() };
+        for image in 0..2 {
+            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                let row = (image * coarse.height + y * coarse.height / height) * coarse.width;
+                let at = (row + x * coarse.width / width) * channels;
+                repeated.values.extend_from_slice(&coarse.values[at..at + channels]);
+            }
+        }
+        let total = Quantization { scale: 0.05, zero_point: 90 };
+        let wanted = add(&fine, &repeated, total);
+        let mut output = vec![0; wanted.len()];
+        let sum = ResizeAdd::new(fine.quantization, coarse.quantization, total);
+        let (shape, coarse_shape) = ([2, height, width, channels], [2, coarse.height, coarse.width, channels]);
+        sum.run((&fine.values, shape), (&coarse.values, coarse_shape), &mut output, &Threads).unwrap();
+        prop_assert!(output == wanted);
+    }
+
+    #[test]
+    fn logits(seed in any::<u64>(), pixels in 1_usize..1200, inputs in 1_usize..20, hidden in 1_usize..20) {
+        if !supported() {
+            return Ok(());
+        }
+        let mut numbers = Numbers(seed);
+        let quantization = Quantization { scale: 0.02, zero_point: 17 };
+        let map = Map { values: numbers.bytes(pixels * 4 * inputs), height: 1, width: pixels, channels: 4 * inputs, quantization };
+        let convolution = numbers.convolution(4 * hidden, 4 * inputs, 100);
+        let weight: Vec<f32> = (0..4 * hidden).map(|_| (numbers.next() % 2001) as f32 * 1e-3 - 1.0).collect();
+        let between = convolve(&map, &convolution, (1, 1), (1, 1), [0; 4], false);
+        let logit = |values: &[u8]| {
+            let of = |&q: &u8| (f32::from(q) - 100.0) * convolution.output.scale;
+            values.iter().zip(&weight).fold(0.0_f32, |sum, (q, w)| of(q).mul_add(*w, sum)) - 4.5
+        };
+        let wanted: Vec<f32> = between.values.chunks_exact(4 * hidden).map(logit).collect();
+        let heatmap = Heatmap::new(quantization, &convolution, weight.clone(), -4.5).unwrap();
+        let mut output = vec![0.0; pixels];
+        heatmap.run(&map.values, &mut output, &Threads).unwrap();
+        prop_assert_eq!(output, wanted);
+    }
+}
+
+/// What lies beyond the edges of an odd map counts as 0; half of a unit goes to the even number.
+#[test]
+fn means_of_two_by_two() {
+    let quantization = Quantization { scale: 0.5, zero_point: 10 };
+    let pool = AveragePool::new(quantization, quantization);
+    let mut output = [0; 4];
+    pool.run(&[11, 13, 18, 14, 16, 10, 30, 50, 2], [1, 3, 3, 1], &mut output, &Sequential).unwrap();
+    // (1 + 3 + 4 + 6) / 4 = 3.5, (8 + 0) / 4 = 2, (20 + 40) / 4 = 15, −8 / 4 = −2
+    assert_eq!(output, [14, 12, 25, 8]);
+    let said = pool.run(&[0; 9], [1, 3, 3, 1], &mut [0; 3], &Sequential).unwrap_err().to_string();
+    assert_eq!(said, "'input' has shape 9 bytes in, 3 out, expected 9 in, 4 out");
 }
 
 #[test]
