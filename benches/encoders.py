@@ -1,8 +1,8 @@
 """Encoder files beside each other: python benches/encoders.py FILE FILE … [--size 512] [--threads 2] [--cpu]
 
 The same photo goes through all in turn; the first is what the others are compared with. Pixels in, maps out: what an
-older contract version needs for conversions counts. With --kernels each file runs by onnxruntime's kernels and by those of
-this package, which give the same bits: python benches/encoders.py models/wm3dr-lite.onnx --kernels
+older contract version needs for conversions counts. With --kernels each file runs by onnxruntime's kernels and by those
+of this package, which give the same bits: python benches/encoders.py models/wm3dr-lite.onnx --kernels
 """
 
 import time

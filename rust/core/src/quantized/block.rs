@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Bytes of padded rows that a thread holds: half of a small second-level cache.
 const HELD: usize = 256 << 10;
 /// Pixels of a part of a pointwise convolution alone.
-const PART: usize = 1024;
+const PART: usize = 128;
 /// Rows of a part of a map, of a small one half of them: a thread that goes on with the next part keeps the rows that both
 /// need.
 const BAND: usize = 8;
