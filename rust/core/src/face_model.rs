@@ -56,6 +56,8 @@ pub struct FaceModel {
     coarse_triangles: Vec<[i32; 3]>,
     /// The coarse triangles at each refined vertex: those of a corner, and those at the edge of a midpoint.
     around: Around,
+    /// The coarse triangles beyond the edges ab, bc, ca of each, itself where there is none.
+    beyond: Vec<[u32; 3]>,
     shape: PackedBasis,
     albedo: PackedBasis,
     /// The rows of `shape` that the landmarks need: two ends for each.
@@ -99,11 +101,13 @@ impl FaceModel {
             .flat_map(|&v| subdivision.ends(v as usize))
             .flat_map(|v| [3 * v, 3 * v + 1, 3 * v + 2])
             .collect();
+        let around = around(&subdivision, parts.triangles);
         Ok(Self {
             n_identity: parts.n_identity,
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
-            around: around(&subdivision, parts.triangles),
+            beyond: beyond(&subdivision, parts.triangles, &around),
+            around,
             landmark_ends: shape.select(ends.into_iter()),
             patches: Patches::new(parts.mean_shape, &shape),
             shape,
@@ -132,6 +136,11 @@ impl FaceModel {
     /// Triangles of the refined mesh.
     pub fn n_triangles(&self) -> usize {
         self.triangles.len()
+    }
+
+    /// Triangles of the mesh as it is stored.
+    pub fn n_stored_triangles(&self) -> usize {
+        self.coarse_triangles.len()
     }
 
     /// Width of the identity coefficients.
@@ -196,7 +205,7 @@ impl FaceModel {
     /// A length that does not fit `faces`, a non-finite value, too many threads.
     pub fn shapes(&self, faces: usize, identity: &[f32], expression: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
-        self.refined(&self.shape, faces, &coefficients, threads)
+        self.refine(&self.decoded(&self.shape, faces, &coefficients, threads)?, faces, threads)
     }
 
     /// Albedo `(F, N, 3)` of F faces, sRGB-encoded, not clipped, from `albedo` `(F, n_albedo)`.
@@ -204,9 +213,7 @@ impl FaceModel {
     /// # Errors
     /// As [`Self::shapes`].
     pub fn albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
-        check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
-        check::finite("albedo", albedo)?;
-        self.refined(&self.albedo, faces, albedo, threads)
+        self.refine(&self.stored_albedos(faces, albedo, threads)?, faces, threads)
     }
 
     /// Landmarks `(F, 68, 3)` of F faces, mm, model frame: the bytes that [`Self::shapes`] has at `landmark_vertices`.
@@ -228,23 +235,52 @@ impl FaceModel {
     /// As the two.
     pub fn vertices_camera(
         &self,
+        shape: (&[f32], &[f32]),
+        (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
+        threads: usize,
+    ) -> Result<Vec<[f32; 3]>> {
+        let stored = self.stored_vertices(shape, (rotations, translations), threads)?;
+        self.refine(&stored, rotations.len(), threads)
+    }
+
+    /// The stored ones of [`Self::vertices_camera`], `(F, N0, 3)`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stored_vertices(
+        &self,
         (identity, expression): (&[f32], &[f32]),
         (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
         threads: usize,
     ) -> Result<Vec<[f32; 3]>> {
         let faces = rotations.len();
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
-        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let n = self.n_stored();
         check_rigid("translations", faces * n, rotations, translations)?;
-        let mut out = vec![[0.0; 3]; faces * n];
-        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
-        self.shape.decode(&coefficients, &mut outputs, threads)?;
+        let mut out = self.decoded(&self.shape, faces, &coefficients, threads)?;
         let rigid = rotations.iter().zip(translations);
         parallel::for_each(threads, out.chunks_mut(n).zip(rigid), |(face, (rotation, translation))| {
-            for vertex in &mut face[..coarse] {
+            for vertex in face {
                 *vertex = moved(*vertex, rotation, translation);
             }
         })?;
+        Ok(out)
+    }
+
+    /// Points `(F, N, 3)` of the refined mesh from those of the stored one, `(F, N0, 3)`.
+    ///
+    /// # Errors
+    /// A length that does not fit, too many threads.
+    pub fn refine(&self, stored: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        let (n, coarse) = (self.n_vertices(), self.n_stored());
+        check::length("stored", stored.len(), faces * coarse, "rows")?;
+        if self.subdivision.is_none() {
+            return Ok(stored.to_vec());
+        }
+        let mut out = vec![[0.0; 3]; faces * n];
+        for (out, stored) in out.chunks_mut(n).zip(stored.chunks(coarse)) {
+            out[..coarse].copy_from_slice(stored);
+        }
         self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
         Ok(out)
     }
@@ -262,10 +298,54 @@ impl FaceModel {
         check::finite("vertices", vertices.as_flattened())?;
         let mut out = vec![[0.0; 3]; faces * n];
         parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(normals, vertices)| {
-            let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
-            simd::run(Normals { vertices, triangles, around, out: normals });
+            self.write_normals(vertices, &mut vec![[0.0; 3]; self.coarse_triangles.len()], normals);
         })?;
         Ok(out)
+    }
+
+    /// Unit normals of stored vertices `(F, N0, 3)`, those of [`Self::normals`], and of the stored triangles `(F, T0, 3)`.
+    ///
+    /// # Errors
+    /// As there.
+    #[allow(clippy::type_complexity)] // two arrays of points
+    pub fn stored_normals(
+        &self,
+        vertices: &[[f32; 3]],
+        faces: usize,
+        threads: usize,
+    ) -> Result<(Vec<[f32; 3]>, Vec<[f32; 3]>)> {
+        let (n, t) = (self.n_stored(), self.coarse_triangles.len());
+        check::length("vertices", vertices.len(), faces * n, "rows")?;
+        check::finite("vertices", vertices.as_flattened())?;
+        let (mut out, mut units) = (vec![[0.0; 3]; faces * n], vec![[0.0; 3]; faces * t]);
+        let parts = out.chunks_mut(n).zip(units.chunks_mut(t)).zip(vertices.chunks(n));
+        parallel::for_each(threads, parts, |((normals, units), vertices)| {
+            self.write_normals(vertices, units, normals)
+        })?;
+        Ok((out, units))
+    }
+
+    /// Normals of the stored triangles and of the first vertices of one face.
+    fn write_normals(&self, vertices: &[[f32; 3]], units: &mut [[f32; 3]], out: &mut [[f32; 3]]) {
+        let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
+        simd::run(Normals { vertices, triangles, around, units, out });
+    }
+
+    /// The corners of the stored triangles, and the triangles beyond their edges.
+    pub(crate) fn stored_mesh(&self) -> (&[[i32; 3]], &[[u32; 3]]) {
+        (&self.coarse_triangles, &self.beyond)
+    }
+
+    /// Whether the mesh is refined from the stored one.
+    pub(crate) fn is_refined(&self) -> bool {
+        !self.subdivision.is_none()
+    }
+
+    /// The stored ones of [`Self::albedos`], `(F, N0, 3)`.
+    pub(crate) fn stored_albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
+        check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
+        check::finite("albedo", albedo)?;
+        self.decoded(&self.albedo, faces, albedo, threads)
     }
 
     /// The boxes of F faces, not a number where a vertex has Z ≤ 0. The caller has checked the camera.
@@ -296,22 +376,30 @@ impl FaceModel {
         Ok((0..faces).flat_map(row).collect())
     }
 
-    fn refined(
+    /// The stored vertices of F faces, `(F, N0, 3)`.
+    fn decoded(
         &self,
         basis: &PackedBasis,
         faces: usize,
         coefficients: &[f32],
         threads: usize,
     ) -> Result<Vec<[f32; 3]>> {
-        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let n = self.n_stored();
         let mut out = vec![[0.0; 3]; faces * n];
-        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
         basis.decode(coefficients, &mut outputs, threads)?;
-        if !self.subdivision.is_none() {
-            self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
-        }
         Ok(out)
     }
+}
+
+/// The neighbours of each triangle, none of a mesh that is not refined. Two triangles at most share an edge.
+fn beyond(subdivision: &Subdivision, triangles: &[[i32; 3]], around: &Around) -> Vec<[u32; 3]> {
+    let midpoints = subdivision.midpoints(triangles);
+    let other = |own: usize, midpoint: i32| {
+        let both = around.at(subdivision.coarse() + midpoint as usize);
+        both.iter().copied().find(|&t| t as usize != own).unwrap_or(own as u32)
+    };
+    midpoints.iter().enumerate().map(|(own, m)| m.map(|m| other(own, m))).collect()
 }
 
 /// The triangles at each refined vertex.

@@ -13,7 +13,7 @@ pub const ILLUMINATION: usize = 27;
 const VERTICES_PER_PART: usize = 8192;
 
 /// Normals that the kernel takes together; a few registers on every target.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// a0 c0, a1 c1 and a2 c2 of the basis.
 fn constants() -> [f32; 3] {
@@ -107,20 +107,20 @@ pub(crate) fn harmonics([x, y, z]: [f32; 3]) -> [f32; 9] {
 
 /// The frame in which normals come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Frame {
+pub(crate) enum Frame {
     OpenGl,
     /// The OpenGL frame with y and z turned round.
     Camera,
 }
 
 /// One illumination as quadratic polynomials of the normal, R, G and B.
-struct Light {
+pub(crate) struct Light {
     /// 1, x, y, z, xy, yz, xz, z², x² − y²
     terms: [[f32; 9]; 3],
 }
 
 impl Light {
-    fn new(illumination: &[f32; ILLUMINATION], frame: Frame) -> Self {
+    pub(crate) fn new(illumination: &[f32; ILLUMINATION], frame: Frame) -> Self {
         let [k0, k1, k2] = constants();
         let root = 1.0 / (2.0 * 3f32.sqrt());
         let terms = std::array::from_fn(|channel| {
@@ -154,18 +154,25 @@ impl Light {
     /// Coordinates apart, so that the compiler fills registers with them.
     #[inline(always)]
     fn shade_block(&self, normals: &[[f32; 3]; LANES], out: &mut [[f32; 3]; LANES]) {
-        let [x, y, z]: [[f32; LANES]; 3] = std::array::from_fn(|axis| std::array::from_fn(|l| normals[l][axis]));
-        for (channel, t) in self.terms.iter().enumerate() {
-            let value: [f32; LANES] = std::array::from_fn(|l| {
+        let values = self.shades(&std::array::from_fn(|axis| std::array::from_fn(|l| normals[l][axis])));
+        for (channel, values) in values.into_iter().enumerate() {
+            for (out, value) in out.iter_mut().zip(values) {
+                out[channel] = value;
+            }
+        }
+    }
+
+    /// R, G and B of the light that arrives on normals with these x, y and z.
+    #[inline(always)]
+    pub(crate) fn shades(&self, [x, y, z]: &[[f32; LANES]; 3]) -> [[f32; LANES]; 3] {
+        self.terms.map(|t| {
+            std::array::from_fn(|l| {
                 let (x, y, z) = (x[l], y[l], z[l]);
                 t[0] + x * (t[1] + t[8] * x + t[4] * y)
                     + y * (t[2] - t[8] * y + t[5] * z)
                     + z * (t[3] + t[7] * z + t[6] * x)
-            });
-            for (out, value) in out.iter_mut().zip(value) {
-                out[channel] = value;
-            }
-        }
+            })
+        })
     }
 }
 

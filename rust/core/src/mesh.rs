@@ -54,7 +54,7 @@ fn add(sum: &mut [f32; 3], v: [f32; 3]) {
 }
 
 /// A sum of unit normals shorter than this is what rounding leaves of normals that cancel.
-const CANCELLED: f32 = 1e-5;
+pub(crate) const CANCELLED: f32 = 1e-5;
 
 /// Normalises a sum of unit normals.
 #[inline(always)]
@@ -99,24 +99,31 @@ impl Around {
         }
         Self { triangles, starts }
     }
+
+    /// The triangles at a vertex.
+    pub(crate) fn at(&self, vertex: usize) -> &[u32] {
+        &self.triangles[self.starts[vertex] as usize..self.starts[vertex + 1] as usize]
+    }
 }
 
-/// Normals at the vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them from
-/// the triangles would read and write every vertex several times.
+/// Normals at the first vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them
+/// from the triangles would read and write every vertex several times.
 pub(crate) struct Normals<'a> {
     /// Flat, three coordinates each.
     pub(crate) vertices: &'a [f32],
     pub(crate) triangles: &'a [[i32; 3]],
     pub(crate) around: &'a Around,
+    /// Of the triangles.
+    pub(crate) units: &'a mut [[f32; 3]],
+    /// Of as many vertices as it has room for.
     pub(crate) out: &'a mut [[f32; 3]],
 }
 
 impl Kernel for Normals<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self { vertices, triangles, around, out } = self;
-        let mut units = Vec::with_capacity(triangles.len() + 3);
-        for four in triangles.chunks(4) {
+        let Self { vertices, triangles, around, units, out } = self;
+        for (four, out) in triangles.chunks(4).zip(units.chunks_mut(4)) {
             // Beyond the end, the last one again.
             let at = |l: usize| four[l.min(four.len() - 1)];
             let [[a0, b0, c0], [a1, b1, c1], [a2, b2, c2], [a3, b3, c3]] = [at(0), at(1), at(2), at(3)];
@@ -126,28 +133,33 @@ impl Kernel for Normals<'_> {
             let (px, py, pz) = (bx - ax, by - ay, bz - az);
             let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
             let normal = [py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx];
-            let [x, y, z] = normalised_four(normal, f32::MIN_POSITIVE);
-            units.extend(f32x4::transpose([x, y, z, f32x4::splat(0.0)]));
+            write_four(normalised_four(normal, f32::MIN_POSITIVE), out);
         }
+        let units = units.as_flattened();
         let starts = &around.starts;
         let mut vertex = 0;
         for out in out.chunks_mut(4) {
             let mut sums = [f32x4::splat(0.0); 4];
             for sum in &mut sums[..out.len()] {
                 for &triangle in &around.triangles[starts[vertex] as usize..starts[vertex + 1] as usize] {
-                    *sum += units[triangle as usize];
+                    *sum += point(units, triangle as usize);
                 }
                 vertex += 1;
             }
             let [x, y, z, _] = f32x4::transpose(sums);
-            let [x, y, z] = normalised_four([x, y, z], CANCELLED * CANCELLED);
-            let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
-            let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
-            match out.first_chunk_mut::<4>() {
-                Some(out) => *out = four,
-                None => out.copy_from_slice(&four[..out.len()]),
-            }
+            write_four(normalised_four([x, y, z], CANCELLED * CANCELLED), out);
         }
+    }
+}
+
+/// Writes as many of four points as there is room for.
+#[inline(always)]
+fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
+    let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
+    let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
+    match out.first_chunk_mut::<4>() {
+        Some(out) => *out = four,
+        None => out.copy_from_slice(&four[..out.len()]),
     }
 }
 

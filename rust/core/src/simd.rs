@@ -354,7 +354,22 @@ mod x86 {
 pub(crate) mod tests {
     use std::cell::Cell;
 
-    use crate::raster::{Colors, Meshes, View, draw};
+    use crate::raster::{Meshes, Patch, Shader, View, draw};
+
+    /// A colour for every corner of every triangle.
+    struct Painted;
+
+    impl Shader for Painted {
+        fn shade(&self, _: usize, triangles: &[u32], out: &mut Vec<Patch>) {
+            let color =
+                |t: u32, corner: u32| [0.1, 0.6, 1.7].map(|shift| 0.5 + 0.4 * ((6 * t + corner) as f32 * shift).sin());
+            let point = |t: u32, corner: u32| {
+                let [red, green, blue] = color(t, corner);
+                [red, green, blue, 0.0]
+            };
+            out.extend(triangles.iter().map(|&t| [0, 1, 2, 3, 4, 5].map(|corner| point(t, corner))));
+        }
+    }
 
     thread_local! {
         /// Whether this thread takes the registers of every target.
@@ -375,18 +390,20 @@ pub(crate) mod tests {
             let quads = (0..sides * sides).filter(|i| i % sides < sides - 1 && i / sides < sides - 1);
             let triangles: Vec<_> =
                 quads.flat_map(|i| [[i, i + sides, i + sides + 1], [i, i + sides + 1, i + 1]]).collect();
-            let colors: Vec<_> = vertices.iter().map(|v| v.map(|x| 0.5 + 0.4 * (0.1 * x).sin())).collect();
             let view = View { focal: 400.0, principal_point: [30.5, 20.0], size: [61, 43] };
-            let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split: false };
-            let drawn = |portable| {
-                PORTABLE.set(portable);
-                let out = draw(&meshes, &view, Some(Colors { triangles: &triangles, colors: &colors }), 1).unwrap();
-                PORTABLE.set(false);
-                out
-            };
-            let (raster, color) = drawn(true);
-            assert!(raster.triangle_id.iter().any(|&id| id >= 0));
-            assert!(drawn(false) == (raster, color), "{step}");
+            for split in [false, true] {
+                let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split };
+                let drawn = |portable| {
+                    PORTABLE.set(portable);
+                    let out = draw(&meshes, &view, Some(&Painted), 1).unwrap();
+                    PORTABLE.set(false);
+                    out
+                };
+                let (raster, color) = drawn(true);
+                assert!(raster.triangle_id.iter().any(|&id| id >= 0));
+                assert!(color.iter().any(|&color| color != [0; 3]));
+                assert!(drawn(false) == (raster, color), "{step}");
+            }
         }
     }
 }

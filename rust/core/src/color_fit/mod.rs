@@ -9,7 +9,7 @@
 mod solve;
 
 use crate::check;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::face_model::FaceModel;
 use crate::illumination::{ILLUMINATION, harmonics};
 use crate::mesh::normalised;
@@ -47,10 +47,8 @@ pub struct Photo<'a> {
 /// The areas of a face model in which colours are compared.
 #[derive(Debug)]
 pub struct ColorFitter {
-    /// Vertices of the mesh.
+    /// Stored vertices of the face model.
     vertices: usize,
-    /// Of these the first are stored, the others midpoints.
-    stored: usize,
     /// The vertices of each area, one area after the other, and where each begins and the last ends.
     members: Vec<u32>,
     bounds: Vec<usize>,
@@ -105,8 +103,7 @@ impl ColorFitter {
             bounds.push(bounds[bounds.len() - 1] + group.len());
         }
         Ok(Self {
-            vertices: model.n_vertices(),
-            stored,
+            vertices: stored,
             members: groups.iter().flatten().map(|&v| v as u32).collect(),
             bounds,
             weights: groups.iter().map(|group| mean_of(group, |v| weights[v])).collect(),
@@ -119,12 +116,11 @@ impl ColorFitter {
         self.areas.len()
     }
 
-    /// Fits F faces with `vertices_camera` and unit `normals_camera` `(F, N, 3)`, in mm and the camera frame. `albedo`
+    /// Fits F faces with stored `vertices_camera` and their unit `normals_camera` `(F, N0, 3)`, in mm and the camera frame. `albedo`
     /// `(F, n_albedo)` and `illumination` `(F, 3, 9)` are what is expected; a face of which too little is seen keeps them.
     ///
     /// # Errors
-    /// Lengths that do not fit, a non-finite value (midpoints are not read), a camera without positive focal length, too
-    /// many threads.
+    /// Lengths that do not fit, a non-finite value, a camera without positive focal length, too many threads.
     pub fn fit(
         &self,
         photo: &Photo<'_>,
@@ -144,10 +140,10 @@ impl ColorFitter {
         if faces == 0 {
             return Ok(out);
         }
-        self.check_finite("vertices_camera", vertices_camera)?;
-        self.check_finite("normals_camera", normals_camera)?;
+        check::finite("vertices_camera", vertices_camera.as_flattened())?;
+        check::finite("normals_camera", normals_camera.as_flattened())?;
         let mut projected = vec![Projected::default(); faces];
-        let meshes = vertices_camera.chunks(self.vertices).map(|mesh| &mesh[..self.stored]);
+        let meshes = vertices_camera.chunks(self.vertices);
         parallel::for_each(threads, projected.iter_mut().zip(meshes), |(out, mesh)| {
             *out = Projected::new(mesh, photo)
         })?;
@@ -161,17 +157,6 @@ impl ColorFitter {
             }
         })?;
         Ok(out)
-    }
-
-    /// Fails on the first NaN or infinity at a stored vertex.
-    fn check_finite(&self, name: &'static str, values: &[[f32; 3]]) -> Result<()> {
-        for (face, values) in values.chunks(self.vertices).enumerate() {
-            check::finite(name, values[..self.stored].as_flattened()).map_err(|error| match error {
-                Error::NonFinite { name, index } => Error::NonFinite { name, index: index + 3 * face * self.vertices },
-                other => other,
-            })?;
-        }
-        Ok(())
     }
 
     /// The areas that are seen, with what the photo shows of them.

@@ -59,6 +59,11 @@ impl Facet {
         [(columns & 0xffff) as usize, x1 as usize, (rows & 0xffff) as usize, y1 as usize]
     }
 
+    /// Its number in the mesh.
+    pub(super) fn triangle(&self) -> u32 {
+        self.lines[3].to_array()[1] as u32
+    }
+
     /// Where it stands among the large ones, if it is large.
     #[inline(always)]
     pub(super) fn large(&self) -> Option<usize> {
@@ -140,7 +145,7 @@ fn edge([ax, ay]: [i32x4; 2], [bx, by]: [i32x4; 2], [x, y]: [i32x4; 2]) -> [i32x
 
 /// Prepares four triangles, `ids` = the face and the first one's number, of an image of this `size`; bit k tells whether
 /// triangle k is to be drawn. That is not so when it faces away, is cut by the near plane or misses every pixel centre of the
-/// image. None where one of the four is large.
+/// image (of one with few pixels in its box exactly, of others by the box). None where one of the four is large.
 ///
 /// Counter-clockwise seen from outside is clockwise in coordinates whose y points down: turned round, a positive area.
 #[inline(always)]
@@ -170,7 +175,16 @@ pub(super) fn prepare(
     let area = value_a + value_b + value_c;
     // Inverse depths are not negative, so that their bits are in the order of their values.
     let nearest = az.min(bz).min(cz);
-    let missed = x0.simd_gt(x1) | y0.simd_gt(y1);
+    let mut missed = x0.simd_gt(x1) | y0.simd_gt(y1);
+    // Most triangles of a small face have no more pixels in their box than two by two, and often lie between their centres.
+    let few = !((x1 - x0).simd_gt(i32x4::splat(1)) | (y1 - y0).simd_gt(i32x4::splat(1)));
+    let beside = [value_a - (dy_a << STEP_BITS), value_b - (dy_b << STEP_BITS), value_c - (dy_c << STEP_BITS)];
+    let [down_a, down_b, down_c] = [dx_a << STEP_BITS, dx_b << STEP_BITS, dx_c << STEP_BITS];
+    let below = [value_a + down_a, value_b + down_b, value_c + down_c];
+    let across = [beside[0] + down_a, beside[1] + down_b, beside[2] + down_c];
+    let outside = |[a, b, c]: [i32x4; 3]| a | b | c;
+    let all_outside = outside([value_a, value_b, value_c]) & outside(beside) & outside(below) & outside(across);
+    missed = missed | (few & all_outside.is_negative());
     let drawn = area.simd_gt(i32x4::splat(0)) & nearest.simd_gt(i32x4::splat(0)) & !missed;
     let numbers = i32x4::splat(ids[1]) + i32x4::new([0, 1, 2, 3]);
     let first = transposed([value_a, value_c, value_b, az]);

@@ -2,8 +2,9 @@
 //!
 //! One depth buffer serves all faces. Four steps, each parallel: project the vertices and snap them to 1/256 pixel; drop
 //! triangles that face away or miss every pixel centre, prepare the rest, four at a time ([`facet`]), and sort them into
-//! bands of rows ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in
-//! the cache, turn that into barycentrics and depth, and into colours if asked to ([`resolve`]). Other attributes are
+//! bands of rows ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and which triangle; turn that into
+//! barycentrics and depth, and into colours if asked to ([`resolve`]), while the band is in the cache or, with colours, after
+//! the triangles that are seen were shaded. Other attributes are
 //! interpolated afterwards, once per pixel ([`interpolate`]). A mesh refined from a stored one is drawn as that one; which
 //! part of a triangle a pixel sees follows from the weights ([`split`]).
 //!
@@ -20,14 +21,12 @@ mod split;
 
 use std::mem::MaybeUninit;
 
-use wide::f32x4;
-
 use crate::error::{Error, Result};
-use crate::simd::point;
 use crate::{check, parallel, simd};
-use bins::{Bins, Sort};
+use bins::{Bins, Patches, Sort};
 use facet::Corner;
-use resolve::{Draw, Rows};
+use kernel::{Band, Draw};
+use resolve::{Resolve, Rows};
 
 pub use interpolate::{RasterView, interpolate};
 
@@ -85,30 +84,15 @@ pub struct View {
     pub size: [usize; 2],
 }
 
-/// What the vertices look like.
-#[derive(Debug, Clone, Copy)]
-pub struct Colors<'a> {
-    /// `(T', 3)` triangles that the result speaks of: those of the meshes, or the refined ones if they are split.
-    pub triangles: &'a [[i32; 3]],
-    /// `(faces, N', 3)` RGB, 0 to 1.
-    pub colors: &'a [[f32; 3]],
+/// What the meshes look like.
+pub trait Shader: Sync {
+    /// Appends a patch for each of some triangles of a face, as they are numbered in the meshes.
+    fn shade(&self, face: usize, triangles: &[u32], out: &mut Vec<Patch>);
 }
 
-impl Colors<'_> {
-    /// The colour in a triangle, `first` = the face's first vertex, in 255ths, rounded to the nearest, ties to even.
-    #[inline(always)]
-    fn at(&self, first: usize, triangle: usize, weights: [f32; 3]) -> [u8; 3] {
-        let [a, b, c] = self.triangles[triangle];
-        let colors = &self.colors.as_flattened()[3 * first..];
-        let (a, b, c) = (point(colors, a as usize), point(colors, b as usize), point(colors, c as usize));
-        let [u, v, w] = weights;
-        let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
-        let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
-        // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
-        let [r, g, b, _] = (color * f32x4::splat(255.0) + f32x4::splat(12_582_912.0)).to_array();
-        [r.to_bits() as u8, g.to_bits() as u8, b.to_bits() as u8]
-    }
-}
+/// RGB, 0 to 1, at the corners a, b, c of a triangle and, where meshes are split, at the midpoints of ab, bc, ca; a lane to
+/// spare.
+pub type Patch = [[f32; 4]; 6];
 
 /// Draws `faces` meshes with the same triangles and one depth buffer. `vertices_camera` is `(faces, N, 3)` mm.
 ///
@@ -127,12 +111,18 @@ pub fn rasterize(
     Ok(draw(&meshes, &View { focal, principal_point, size }, None, threads)?.0)
 }
 
-/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing (empty without `colors`).
+/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing (empty without `shader`, which
+/// is asked about triangles of which a pixel is seen only).
 ///
 /// # Errors
 /// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
 /// not positive, too many threads.
-pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
+pub fn draw(
+    meshes: &Meshes,
+    view: &View,
+    shader: Option<&dyn Shader>,
+    threads: usize,
+) -> Result<(Raster, Vec<[u8; 3]>)> {
     let &Meshes { vertices_camera, faces, triangles, split } = meshes;
     let &View { focal, principal_point, size } = view;
     let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
@@ -146,10 +136,6 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
     if split {
         split::check_count(triangles.len())?;
     }
-    let colors = match colors {
-        None => None,
-        Some(colors) => Some((check_colors(meshes, &colors)?, colors)),
-    };
     let [width, height] = size;
     let camera = facet::Camera { focal, principal_point };
     let mut corners = vec![Corner::default(); vertices_camera.len()];
@@ -171,20 +157,44 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
     let pixels = width * height;
     let (mut triangle_id, mut face_id) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
     let (mut depth, mut barycentric) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
-    let colored = if colors.is_some() { pixels } else { 0 };
+    let colored = if shader.is_some() { pixels } else { 0 };
     let mut color = Vec::with_capacity(colored);
     let band = BAND_ROWS * width;
     let rows = (room(&mut triangle_id, pixels, band).zip(room(&mut face_id, pixels, band)))
         .zip(room(&mut depth, pixels, band).zip(room(&mut barycentric, pixels, band)));
     let rows = rows.zip(room(&mut color, colored, band).map(Some).chain(std::iter::repeat_with(|| None)));
-    parallel::for_each(
-        threads,
-        rows.enumerate(),
-        |(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
-            let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
-            simd::run(Draw { bins: &bins, number, top: number * BAND_ROWS, width, out, split, colors });
-        },
-    )?;
+    let rows = rows.enumerate().map(|(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
+        let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
+        (number, out)
+    });
+    let drawn = |number: usize| {
+        let top = number * BAND_ROWS;
+        let mut band = Band::new(top, BAND_ROWS.min(height - top), width);
+        simd::run(Draw { bins: &bins, number, band: &mut band });
+        band
+    };
+    match shader {
+        None => parallel::for_each(threads, rows, |(number, out)| {
+            simd::run(Resolve { bins: &bins, band: &drawn(number), width, out, split, patches: None });
+        })?,
+        Some(shader) => {
+            let mut bands: Vec<_> = (0..height.div_ceil(BAND_ROWS)).map(|_| None).collect();
+            parallel::for_each(threads, bands.iter_mut().enumerate(), |(number, band)| {
+                let drawn = drawn(number);
+                drawn.numbers().for_each(|number| see(&bins, number));
+                *band = Some(drawn);
+            })?;
+            let mut patches: Vec<_> = bins.iter().map(|_| Patches::default()).collect();
+            parallel::for_each(threads, patches.iter_mut().zip(&bins).enumerate(), |(run, (patches, bins))| {
+                *patches = bins.patches(run / per_face, shader);
+            })?;
+            parallel::for_each(threads, rows.zip(&bands), |((_, out), band)| {
+                if let Some(band) = band {
+                    simd::run(Resolve { bins: &bins, band, width, out, split, patches: Some(&patches) });
+                }
+            })?;
+        }
+    }
     // SAFETY: the room of each vector is as long as what it is set to, and the kernel writes every pixel of every band.
     unsafe {
         triangle_id.set_len(pixels);
@@ -196,22 +206,18 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
     Ok((Raster { size, triangle_id, face_id, depth, barycentric }, color))
 }
 
+/// Notes that a pixel sees the facet with this number, if it is one.
+#[inline(always)]
+fn see(bins: &[Bins], number: i32) {
+    if let Some(position) = (number as usize).checked_sub(1) {
+        bins[position / TRIANGLES_PER_PART].see(position % TRIANGLES_PER_PART);
+    }
+}
+
 /// What a vector has room for, `band` values at a time. Results are megabytes: to fill them with zeros first costs as much
 /// as drawing a small face.
 fn room<T>(values: &mut Vec<T>, count: usize, band: usize) -> std::slice::ChunksMut<'_, MaybeUninit<T>> {
     values.spare_capacity_mut()[..count].chunks_mut(band)
-}
-
-/// Checks colours against the meshes that they belong to; returns their vertices per face.
-fn check_colors(meshes: &Meshes, colors: &Colors) -> Result<usize> {
-    let parts = if meshes.split { 4 } else { 1 };
-    check::length("color_triangles", colors.triangles.len(), parts * meshes.triangles.len(), "triangles")?;
-    let n = check::per_face("colors", colors.colors.len(), meshes.faces)?;
-    check::finite("colors", colors.colors.as_flattened())?;
-    if meshes.faces > 0 {
-        check::indices("color_triangles", colors.triangles.as_flattened(), n)?;
-    }
-    Ok(n)
 }
 
 fn check_size([width, height]: [usize; 2]) -> Result<()> {

@@ -4,11 +4,11 @@ use std::mem::MaybeUninit;
 
 use wide::{f32x4, i32x4};
 
-use super::bins::Bins;
+use super::bins::{Bins, Patches};
 use super::facet::{Facet, STEPS, floats, transposed};
 use super::kernel::{self, Band};
 use super::split::part;
-use super::{Colors, TRIANGLES_PER_PART};
+use super::{Patch, TRIANGLES_PER_PART};
 use crate::simd::{Kernel, Lanes};
 
 /// Pixels of a row that are passed over together where all are empty.
@@ -27,36 +27,16 @@ pub(super) struct Rows<'a> {
     pub(super) color: &'a mut [MaybeUninit<[u8; 3]>],
 }
 
-/// Draws a band and resolves it while it is in the cache.
-pub(super) struct Draw<'a> {
+/// Writes what the pixels of a band see.
+pub(super) struct Resolve<'a> {
     pub(super) bins: &'a [Bins],
-    /// Number of the band.
-    pub(super) number: usize,
-    /// Its first row.
-    pub(super) top: usize,
+    pub(super) band: &'a Band,
     pub(super) width: usize,
     pub(super) out: Rows<'a>,
     /// Whether triangles become the parts of a refined mesh.
     pub(super) split: bool,
-    /// Vertices per face and what they look like.
-    pub(super) colors: Option<(usize, Colors<'a>)>,
-}
-
-impl Kernel for Draw<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let mut band = Band::new(self.top, self.out.depth.len() / self.width, self.width);
-        for (run, bins) in self.bins.iter().enumerate() {
-            for (position, facet) in bins.band(self.number) {
-                let number = (run * TRIANGLES_PER_PART + position) as i32 + 1;
-                match facet.large() {
-                    None => kernel::draw::<L>(facet, number, &mut band),
-                    Some(k) => kernel::draw_large(facet, bins.large(k), number, &mut band),
-                }
-            }
-        }
-        self.resolve(&band);
-    }
+    /// What the facets look like.
+    pub(super) patches: Option<&'a [Patches]>,
 }
 
 /// What four pixels of a row see; where there is nothing, anything.
@@ -67,17 +47,17 @@ struct Quad {
     depth: f32x4,
 }
 
-impl Draw<'_> {
+impl Kernel for Resolve<'_> {
     #[inline(always)]
-    fn resolve(self, band: &Band) {
-        let Self { width, bins, split, colors, .. } = self;
+    fn run<L: Lanes>(self) {
+        let Self { bins, band, width, split, patches, .. } = self;
         let Rows { triangle_id, face_id, depth, barycentric, color } = self.out;
         let maps = triangle_id.chunks_mut(width).zip(face_id.chunks_mut(width));
         let maps =
             maps.zip(depth.chunks_mut(width).zip(barycentric.chunks_mut(width))).zip(band.number.chunks(band.stride));
         let mut colored_rows = color.chunks_mut(width);
         for (row, (((triangle_id, face_id), (depth, barycentric)), numbers)) in maps.enumerate() {
-            let y = kernel::centre(self.top + row);
+            let y = kernel::centre(band.top + row);
             let color = colored_rows.next().unwrap_or_default();
             for start in (0..width).step_by(RUN) {
                 let end = (start + RUN).min(width);
@@ -107,37 +87,56 @@ impl Draw<'_> {
                     let [a, b, c] = [(a & drawn).to_array(), (b & drawn).to_array(), (c & drawn).to_array()];
                     let weights = [[a[0], b[0], c[0]], [a[1], b[1], c[1]], [a[2], b[2], c[2]], [a[3], b[3], c[3]]];
                     write(&mut barycentric[x..last], weights);
-                    if colors.is_some() {
-                        run.face[quad] = seen.face.to_array();
+                    if patches.is_some() {
                         run.triangle[quad] = seen.triangle.to_array();
                         run.weights[quad] = weights;
                     }
                 }
-                if let Some((n, colors)) = &colors {
-                    run.paint(colors, *n, &mut color[start..end]);
+                if let Some(patches) = patches {
+                    run.paint(patches, &numbers[start..end], split, &mut color[start..end]);
                 }
             }
         }
     }
 }
 
-/// What the pixels of a run see. Colours are fetched from all over the mesh: in a loop of its own, which does little else,
-/// the processor waits for many of them at once.
+/// What the pixels of a run see. Colours are fetched from here and there: in a loop of its own, which does little else, the
+/// processor waits for many of them at once.
 #[derive(Default)]
 struct Run {
-    face: [[i32; TOGETHER]; RUN / TOGETHER],
     triangle: [[i32; TOGETHER]; RUN / TOGETHER],
     weights: [[[f32; 3]; TOGETHER]; RUN / TOGETHER],
 }
 
 impl Run {
     #[inline(always)]
-    fn paint(&self, colors: &Colors, n: usize, out: &mut [MaybeUninit<[u8; 3]>]) {
-        let pixels = self.face.as_flattened().iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
-        for (out, ((&face, &triangle), &weights)) in out.iter_mut().zip(pixels) {
-            out.write(colors.at(face as usize * n, triangle as usize, weights));
+    fn paint(&self, patches: &[Patches], numbers: &[i32], split: bool, out: &mut [MaybeUninit<[u8; 3]>]) {
+        let pixels = numbers.iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
+        for (out, ((&number, &triangle), &weights)) in out.iter_mut().zip(pixels) {
+            let color = match (number as usize).checked_sub(1) {
+                None => [0; 3],
+                Some(number) => {
+                    let patch = patches[number / TRIANGLES_PER_PART].of(number % TRIANGLES_PER_PART);
+                    color(patch, if split { CORNERS[triangle as usize % 4] } else { [0, 1, 2] }, weights)
+                }
+            };
+            out.write(color);
         }
     }
+}
+
+/// The corners in a patch of the four parts of a triangle (CONVENTIONS.md §5).
+const CORNERS: [[usize; 3]; 4] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
+
+/// The colour between three of a patch, in 255ths, rounded to the nearest, ties to even.
+#[inline(always)]
+fn color(patch: &Patch, corners: [usize; 3], [u, v, w]: [f32; 3]) -> [u8; 3] {
+    let [a, b, c] = corners.map(|corner| f32x4::new(patch[corner]));
+    let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
+    let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
+    // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
+    let [r, g, b, _] = (color * f32x4::splat(255.0) + f32x4::splat(12_582_912.0)).to_array();
+    [r.to_bits() as u8, g.to_bits() as u8, b.to_bits() as u8]
 }
 
 /// Writes as many of four values as there are pixels.
