@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use wm3dr_core::raster::{Meshes, View, draw};
+use wm3dr_core::raster::{Meshes, View, rasterize};
 use wm3dr_core::shade::{Surfaces, render};
 use wm3dr_core::{camera, illumination};
 
@@ -42,7 +42,7 @@ fn main() {
             let (meshes, expected) = ((&points[..stored], &normals[..stored]), (&[0.1; IDENTITY][..], &light[..]));
             measured(&mut || drop(black_box(fitter.fit(&photo(&pixels), meshes, expected, 1))));
         }
-        "rasterize" => measured(&mut || drop(black_box(draw(&meshes, &view, None, 1)))),
+        "rasterize" => measured(&mut || drop(black_box(rasterize(&meshes, &view, 1)))),
         "render" => {
             let vertices = &points[..model.n_stored()];
             let (normals, triangle_normals) = model.stored_normals(vertices, 1, 1).expect("finite");

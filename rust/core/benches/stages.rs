@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wm3dr_core::raster::{RasterView, View, interpolate, rasterize};
+use wm3dr_core::raster::{Meshes, RasterView, View, interpolate, rasterize};
 use wm3dr_core::shade::{Surfaces, render};
 use wm3dr_core::{illumination, mesh, peaks};
 
@@ -44,16 +44,17 @@ fn stages(c: &mut Criterion) {
         });
         for height in [200.0, 450.0] {
             let points = vertices(&model, faces, height);
-            let draw = || rasterize(black_box(&points), faces, model.triangles(), 1015.0, [256.0; 2], SIZE, threads);
+            let meshes = Meshes { vertices_camera: &points, faces, triangles: model.triangles(), split: false };
+            let draw = || rasterize(black_box(&meshes), &view, threads);
             c.bench_function(&id(&format!("rasterize {height} px")), |b| b.iter(draw));
             let raster = draw().expect("finite");
-            let view = RasterView {
+            let seen = RasterView {
                 triangle_id: &raster.triangle_id,
                 face_id: &raster.face_id,
                 barycentric: &raster.barycentric,
             };
             c.bench_function(&id(&format!("interpolate {height} px")), |b| {
-                b.iter(|| interpolate(view, model.triangles(), points.as_flattened(), faces, 3, threads));
+                b.iter(|| interpolate(seen, model.triangles(), points.as_flattened(), faces, 3, threads));
             });
         }
     }

@@ -2,6 +2,8 @@
 
 use std::f32::consts::PI;
 
+use wide::f32x4;
+
 use crate::check;
 use crate::error::Result;
 use crate::parallel;
@@ -13,7 +15,7 @@ pub const ILLUMINATION: usize = 27;
 const VERTICES_PER_PART: usize = 8192;
 
 /// Normals that the kernel takes together; a few registers on every target.
-pub(crate) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// a0 c0, a1 c1 and a2 c2 of the basis.
 fn constants() -> [f32; 3] {
@@ -154,24 +156,28 @@ impl Light {
     /// Coordinates apart, so that the compiler fills registers with them.
     #[inline(always)]
     fn shade_block(&self, normals: &[[f32; 3]; LANES], out: &mut [[f32; 3]; LANES]) {
-        let values = self.shades(&std::array::from_fn(|axis| std::array::from_fn(|l| normals[l][axis])));
-        for (channel, values) in values.into_iter().enumerate() {
-            for (out, value) in out.iter_mut().zip(values) {
+        let [x, y, z]: [[f32; LANES]; 3] = std::array::from_fn(|axis| std::array::from_fn(|l| normals[l][axis]));
+        for (channel, t) in self.terms.iter().enumerate() {
+            let value: [f32; LANES] = std::array::from_fn(|l| {
+                let (x, y, z) = (x[l], y[l], z[l]);
+                t[0] + x * (t[1] + t[8] * x + t[4] * y)
+                    + y * (t[2] - t[8] * y + t[5] * z)
+                    + z * (t[3] + t[7] * z + t[6] * x)
+            });
+            for (out, value) in out.iter_mut().zip(value) {
                 out[channel] = value;
             }
         }
     }
 
-    /// R, G and B of the light that arrives on normals with these x, y and z.
+    /// R, G and B of the light that arrives on four normals: the same sums.
     #[inline(always)]
-    pub(crate) fn shades(&self, [x, y, z]: &[[f32; LANES]; 3]) -> [[f32; LANES]; 3] {
-        self.terms.map(|t| {
-            std::array::from_fn(|l| {
-                let (x, y, z) = (x[l], y[l], z[l]);
-                t[0] + x * (t[1] + t[8] * x + t[4] * y)
-                    + y * (t[2] - t[8] * y + t[5] * z)
-                    + z * (t[3] + t[7] * z + t[6] * x)
-            })
+    pub(crate) fn shade_four(&self, [x, y, z]: [f32x4; 3]) -> [f32x4; 3] {
+        self.terms.each_ref().map(|terms| {
+            let t = |k: usize| f32x4::splat(terms[k]);
+            t(0) + x * (t(1) + t(8) * x + t(4) * y)
+                + y * (t(2) - t(8) * y + t(5) * z)
+                + z * (t(3) + t(7) * z + t(6) * x)
         })
     }
 }

@@ -54,7 +54,7 @@ fn add(sum: &mut [f32; 3], v: [f32; 3]) {
 }
 
 /// A sum of unit normals shorter than this is what rounding leaves of normals that cancel.
-pub(crate) const CANCELLED: f32 = 1e-5;
+const CANCELLED: f32 = 1e-5;
 
 /// Normalises a sum of unit normals.
 #[inline(always)]
@@ -163,9 +163,15 @@ fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
     }
 }
 
+/// Normals of four midpoints from those of the triangles on both sides. Twice the same one gives itself.
+#[inline(always)]
+pub(crate) fn between([ax, ay, az]: [f32x4; 3], [bx, by, bz]: [f32x4; 3]) -> [f32x4; 3] {
+    normalised_four([ax + bx, ay + by, az + bz], CANCELLED * CANCELLED)
+}
+
 /// Four points, coordinate by coordinate.
 #[inline(always)]
-fn points(values: &[f32], [a, b, c, d]: [i32; 4]) -> [f32x4; 3] {
+pub(crate) fn points(values: &[f32], [a, b, c, d]: [i32; 4]) -> [f32x4; 3] {
     let rows =
         [point(values, a as usize), point(values, b as usize), point(values, c as usize), point(values, d as usize)];
     let [x, y, z, _] = f32x4::transpose(rows);

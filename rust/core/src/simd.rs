@@ -354,20 +354,18 @@ mod x86 {
 pub(crate) mod tests {
     use std::cell::Cell;
 
-    use crate::raster::{Meshes, Patch, Shader, View, draw};
+    use crate::raster::{Meshes, Patch, Shader, View, render};
 
     /// A colour for every corner of every triangle.
     struct Painted;
 
     impl Shader for Painted {
-        fn shade(&self, _: usize, triangles: &[u32], out: &mut Vec<Patch>) {
-            let color =
-                |t: u32, corner: u32| [0.1, 0.6, 1.7].map(|shift| 0.5 + 0.4 * ((6 * t + corner) as f32 * shift).sin());
-            let point = |t: u32, corner: u32| {
-                let [red, green, blue] = color(t, corner);
-                [red, green, blue, 0.0]
+        fn shade(&self, _: usize, triangle: usize) -> Patch {
+            let color = |corner: usize| {
+                let [red, green, blue] = [0.1, 0.6, 1.7].map(|shift| ((6 * triangle + corner) as f32 * shift).sin());
+                [red, green, blue, 0.0].map(|value| 0.5 + 0.4 * value)
             };
-            out.extend(triangles.iter().map(|&t| [0, 1, 2, 3, 4, 5].map(|corner| point(t, corner))));
+            [0, 1, 2, 3, 4, 5].map(color)
         }
     }
 
@@ -395,7 +393,7 @@ pub(crate) mod tests {
                 let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split };
                 let drawn = |portable| {
                     PORTABLE.set(portable);
-                    let out = draw(&meshes, &view, Some(&Painted), 1).unwrap();
+                    let out = render(&meshes, &view, &Painted, 1).unwrap();
                     PORTABLE.set(false);
                     out
                 };

@@ -30,7 +30,7 @@ pub(crate) fn rasterize<'py>(
     let (faces, vertices_camera, triangles) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
     let meshes = Meshes { vertices_camera, faces, triangles, split };
     let view = View { focal, principal_point: principal_point.into(), size: size.into() };
-    let (raster, _) = py.detach(|| raster::draw(&meshes, &view, None, threads)).map_err(raised)?;
+    let raster = py.detach(|| raster::rasterize(&meshes, &view, threads)).map_err(raised)?;
     maps(py, raster)
 }
 

@@ -1,9 +1,7 @@
 //! Triangles sorted into bands of rows, so that a band meets only its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use super::BAND_ROWS;
 use super::facet::{self, Corner, Facet, Large, TOGETHER};
-use super::{BAND_ROWS, Patch, Shader};
 use crate::simd::{Kernel, Lanes};
 
 /// The triangles of one run of a mesh that are to be drawn, and which of them each band needs.
@@ -17,24 +15,6 @@ pub(super) struct Bins {
     positions: Vec<u32>,
     /// Where each band starts in `positions`, and the end.
     starts: Vec<u32>,
-    /// Whether a pixel sees the facet.
-    seen: Vec<AtomicBool>,
-}
-
-/// What the facets that are seen look like.
-#[derive(Default)]
-pub(super) struct Patches {
-    /// Where each facet stands in `patches`.
-    places: Vec<u32>,
-    patches: Vec<Patch>,
-}
-
-impl Patches {
-    /// Of a facet that is seen.
-    #[inline(always)]
-    pub(super) fn of(&self, position: usize) -> &Patch {
-        &self.patches[self.places[position] as usize]
-    }
 }
 
 /// Fills the bins with a run of triangles of a face.
@@ -96,7 +76,6 @@ impl Bins {
             let [_, _, y0, y1] = facet.pixel_box();
             y0 / BAND_ROWS..=y1 / BAND_ROWS
         };
-        self.seen.resize_with(self.facets.len(), AtomicBool::default);
         self.starts = vec![0; height.div_ceil(BAND_ROWS) + 1];
         for facet in &self.facets {
             for start in &mut self.starts[bands(facet)] {
@@ -126,28 +105,6 @@ impl Bins {
     #[inline(always)]
     pub(super) fn large(&self, position: usize) -> &Large {
         &self.large[position]
-    }
-
-    /// Notes that a pixel sees a facet.
-    #[inline(always)]
-    pub(super) fn see(&self, position: usize) {
-        self.seen[position].store(true, Ordering::Relaxed);
-    }
-
-    /// Shades the facets that are seen; they are of this face.
-    pub(super) fn patches(&self, face: usize, shader: &dyn Shader) -> Patches {
-        let mut triangles = Vec::with_capacity(self.facets.len());
-        let place = |(facet, seen): (&Facet, &AtomicBool)| {
-            let place = triangles.len() as u32;
-            if seen.load(Ordering::Relaxed) {
-                triangles.push(facet.triangle());
-            }
-            place
-        };
-        let places = self.facets.iter().zip(&self.seen).map(place).collect();
-        let mut patches = Vec::with_capacity(triangles.len());
-        shader.shade(face, &triangles, &mut patches);
-        Patches { places, patches }
     }
 
     /// The facets of a band with their positions, in ascending order.

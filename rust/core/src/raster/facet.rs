@@ -59,11 +59,6 @@ impl Facet {
         [(columns & 0xffff) as usize, x1 as usize, (rows & 0xffff) as usize, y1 as usize]
     }
 
-    /// Its number in the mesh.
-    pub(super) fn triangle(&self) -> u32 {
-        self.lines[3].to_array()[1] as u32
-    }
-
     /// Where it stands among the large ones, if it is large.
     #[inline(always)]
     pub(super) fn large(&self) -> Option<usize> {

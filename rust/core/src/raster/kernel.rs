@@ -5,10 +5,8 @@
 
 use wide::{f32x4, i32x4};
 
-use super::TRIANGLES_PER_PART;
-use super::bins::Bins;
 use super::facet::{Facet, Large, STEPS, floats, transposed};
-use crate::simd::{Kernel, Lanes};
+use crate::simd::Lanes;
 
 /// Pixels of a row that are tested together at most.
 const MAX_LANES: usize = 8;
@@ -29,35 +27,6 @@ impl Band {
     pub(super) fn new(top: usize, rows: usize, width: usize) -> Self {
         let stride = width + MAX_LANES;
         Self { top, rows, stride, number: vec![0; stride * rows], nearest: vec![0.0; stride * rows] }
-    }
-
-    /// The numbers of the facets that pixels see, row by row, 0 where there is nothing.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = i32> {
-        let rows = self.number.chunks(self.stride);
-        rows.flat_map(|row| row[..row.len() - MAX_LANES].iter().copied())
-    }
-}
-
-/// Draws what lies in a band.
-pub(super) struct Draw<'a> {
-    pub(super) bins: &'a [Bins],
-    /// Number of the band.
-    pub(super) number: usize,
-    pub(super) band: &'a mut Band,
-}
-
-impl Kernel for Draw<'_> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        for (run, bins) in self.bins.iter().enumerate() {
-            for (position, facet) in bins.band(self.number) {
-                let number = (run * TRIANGLES_PER_PART + position) as i32 + 1;
-                match facet.large() {
-                    None => draw::<L>(facet, number, self.band),
-                    Some(k) => draw_large(facet, bins.large(k), number, self.band),
-                }
-            }
-        }
     }
 }
 
@@ -84,7 +53,7 @@ fn left_out(dx: i32x4, dy: i32x4) -> i32x4 {
 /// Draws the part of a facet that lies in a band, under the given number: some pixels of a row at a time and without branches
 /// within them, since most triangles of a face are a few pixels large and a mispredicted branch costs as much as a row.
 #[inline(always)]
-fn draw<L: Lanes>(facet: &Facet, number: i32, band: &mut Band) {
+pub(super) fn draw<L: Lanes>(facet: &Facet, number: i32, band: &mut Band) {
     let [x0, x1, first, last] = facet.pixel_box();
     let (y0, y1) = (first.max(band.top), last.min(band.top + band.rows - 1));
     let [values, dx, dy, _] = facet.lines;
@@ -129,7 +98,7 @@ fn draw<L: Lanes>(facet: &Facet, number: i32, band: &mut Band) {
 }
 
 /// Draws any triangle, pixel by pixel.
-fn draw_large(facet: &Facet, large: &Large, number: i32, band: &mut Band) {
+pub(super) fn draw_large(facet: &Facet, large: &Large, number: i32, band: &mut Band) {
     let [x0, x1, y0, y1] = facet.pixel_box();
     let (y0, y1) = (y0.max(band.top), y1.min(band.top + band.rows - 1));
     let Large { points, inverse_depths } = large;

@@ -2,9 +2,8 @@
 //!
 //! One depth buffer serves all faces. Four steps, each parallel: project the vertices and snap them to 1/256 pixel; drop
 //! triangles that face away or miss every pixel centre, prepare the rest, four at a time ([`facet`]), and sort them into
-//! bands of rows ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and which triangle; turn that into
-//! barycentrics and depth, and into colours if asked to ([`resolve`]), while the band is in the cache or, with colours, after
-//! the triangles that are seen were shaded. Other attributes are
+//! bands of rows ([`bins`]); draw each band ([`kernel`]), keeping only inverse depth and which triangle; while the band is in
+//! the cache, turn that into barycentrics and depth, and into colours if asked to ([`resolve`]). Other attributes are
 //! interpolated afterwards, once per pixel ([`interpolate`]). A mesh refined from a stored one is drawn as that one; which
 //! part of a triangle a pixel sees follows from the weights ([`split`]).
 //!
@@ -23,10 +22,9 @@ use std::mem::MaybeUninit;
 
 use crate::error::{Error, Result};
 use crate::{check, parallel, simd};
-use bins::{Bins, Patches, Sort};
+use bins::{Bins, Sort};
 use facet::Corner;
-use kernel::{Band, Draw};
-use resolve::{Resolve, Rows};
+use resolve::{Draw, Rows};
 
 pub use interpolate::{RasterView, interpolate};
 
@@ -86,43 +84,42 @@ pub struct View {
 
 /// What the meshes look like.
 pub trait Shader: Sync {
-    /// Appends a patch for each of some triangles of a face, as they are numbered in the meshes.
-    fn shade(&self, face: usize, triangles: &[u32], out: &mut Vec<Patch>);
+    /// The colours of a triangle of a face, as it is numbered in the meshes. Asked about triangles of which a pixel is seen
+    /// only, more than once perhaps; to be inlined.
+    fn shade(&self, face: usize, triangle: usize) -> Patch;
+}
+
+/// Of no colour.
+struct Plain;
+
+impl Shader for Plain {
+    fn shade(&self, _: usize, _: usize) -> Patch {
+        Patch::default()
+    }
 }
 
 /// RGB, 0 to 1, at the corners a, b, c of a triangle and, where meshes are split, at the midpoints of ab, bc, ca; a lane to
 /// spare.
 pub type Patch = [[f32; 4]; 6];
 
-/// Draws `faces` meshes with the same triangles and one depth buffer. `vertices_camera` is `(faces, N, 3)` mm.
-///
-/// # Errors
-/// As [`draw`].
-pub fn rasterize(
-    vertices_camera: &[[f32; 3]],
-    faces: usize,
-    triangles: &[[i32; 3]],
-    focal: f32,
-    principal_point: [f32; 2],
-    size: [usize; 2],
-    threads: usize,
-) -> Result<Raster> {
-    let meshes = Meshes { vertices_camera, faces, triangles, split: false };
-    Ok(draw(&meshes, &View { focal, principal_point, size }, None, threads)?.0)
-}
-
-/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing (empty without `shader`, which
-/// is asked about triangles of which a pixel is seen only).
+/// Draws meshes with one depth buffer.
 ///
 /// # Errors
 /// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
 /// not positive, too many threads.
-pub fn draw(
-    meshes: &Meshes,
-    view: &View,
-    shader: Option<&dyn Shader>,
-    threads: usize,
-) -> Result<(Raster, Vec<[u8; 3]>)> {
+pub fn rasterize(meshes: &Meshes, view: &View, threads: usize) -> Result<Raster> {
+    Ok(draw(meshes, view, None::<&Plain>, threads)?.0)
+}
+
+/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing.
+///
+/// # Errors
+/// As [`rasterize`].
+pub fn render(meshes: &Meshes, view: &View, shader: &impl Shader, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
+    draw(meshes, view, Some(shader), threads)
+}
+
+fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
     let &Meshes { vertices_camera, faces, triangles, split } = meshes;
     let &View { focal, principal_point, size } = view;
     let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
@@ -163,38 +160,14 @@ pub fn draw(
     let rows = (room(&mut triangle_id, pixels, band).zip(room(&mut face_id, pixels, band)))
         .zip(room(&mut depth, pixels, band).zip(room(&mut barycentric, pixels, band)));
     let rows = rows.zip(room(&mut color, colored, band).map(Some).chain(std::iter::repeat_with(|| None)));
-    let rows = rows.enumerate().map(|(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
-        let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
-        (number, out)
-    });
-    let drawn = |number: usize| {
-        let top = number * BAND_ROWS;
-        let mut band = Band::new(top, BAND_ROWS.min(height - top), width);
-        simd::run(Draw { bins: &bins, number, band: &mut band });
-        band
-    };
-    match shader {
-        None => parallel::for_each(threads, rows, |(number, out)| {
-            simd::run(Resolve { bins: &bins, band: &drawn(number), width, out, split, patches: None });
-        })?,
-        Some(shader) => {
-            let mut bands: Vec<_> = (0..height.div_ceil(BAND_ROWS)).map(|_| None).collect();
-            parallel::for_each(threads, bands.iter_mut().enumerate(), |(number, band)| {
-                let drawn = drawn(number);
-                drawn.numbers().for_each(|number| see(&bins, number));
-                *band = Some(drawn);
-            })?;
-            let mut patches: Vec<_> = bins.iter().map(|_| Patches::default()).collect();
-            parallel::for_each(threads, patches.iter_mut().zip(&bins).enumerate(), |(run, (patches, bins))| {
-                *patches = bins.patches(run / per_face, shader);
-            })?;
-            parallel::for_each(threads, rows.zip(&bands), |((_, out), band)| {
-                if let Some(band) = band {
-                    simd::run(Resolve { bins: &bins, band, width, out, split, patches: Some(&patches) });
-                }
-            })?;
-        }
-    }
+    parallel::for_each(
+        threads,
+        rows.enumerate(),
+        |(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
+            let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
+            simd::run(Draw { bins: &bins, number, top: number * BAND_ROWS, width, out, split, shader });
+        },
+    )?;
     // SAFETY: the room of each vector is as long as what it is set to, and the kernel writes every pixel of every band.
     unsafe {
         triangle_id.set_len(pixels);
@@ -204,14 +177,6 @@ pub fn draw(
         color.set_len(colored);
     }
     Ok((Raster { size, triangle_id, face_id, depth, barycentric }, color))
-}
-
-/// Notes that a pixel sees the facet with this number, if it is one.
-#[inline(always)]
-fn see(bins: &[Bins], number: i32) {
-    if let Some(position) = (number as usize).checked_sub(1) {
-        bins[position / TRIANGLES_PER_PART].see(position % TRIANGLES_PER_PART);
-    }
 }
 
 /// What a vector has room for, `band` values at a time. Results are megabytes: to fill them with zeros first costs as much

@@ -4,11 +4,11 @@ use std::mem::MaybeUninit;
 
 use wide::{f32x4, i32x4};
 
-use super::bins::{Bins, Patches};
+use super::bins::Bins;
 use super::facet::{Facet, STEPS, floats, transposed};
 use super::kernel::{self, Band};
 use super::split::part;
-use super::{Patch, TRIANGLES_PER_PART};
+use super::{Patch, Shader, TRIANGLES_PER_PART};
 use crate::simd::{Kernel, Lanes};
 
 /// Pixels of a row that are passed over together where all are empty.
@@ -27,16 +27,36 @@ pub(super) struct Rows<'a> {
     pub(super) color: &'a mut [MaybeUninit<[u8; 3]>],
 }
 
-/// Writes what the pixels of a band see.
-pub(super) struct Resolve<'a> {
+/// Draws a band and resolves it while it is in the cache.
+pub(super) struct Draw<'a, S> {
     pub(super) bins: &'a [Bins],
-    pub(super) band: &'a Band,
+    /// Number of the band.
+    pub(super) number: usize,
+    /// Its first row.
+    pub(super) top: usize,
     pub(super) width: usize,
     pub(super) out: Rows<'a>,
     /// Whether triangles become the parts of a refined mesh.
     pub(super) split: bool,
-    /// What the facets look like.
-    pub(super) patches: Option<&'a [Patches]>,
+    /// What the triangles look like.
+    pub(super) shader: Option<&'a S>,
+}
+
+impl<S: Shader> Kernel for Draw<'_, S> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let mut band = Band::new(self.top, self.out.depth.len() / self.width, self.width);
+        for (run, bins) in self.bins.iter().enumerate() {
+            for (position, facet) in bins.band(self.number) {
+                let number = (run * TRIANGLES_PER_PART + position) as i32 + 1;
+                match facet.large() {
+                    None => kernel::draw::<L>(facet, number, &mut band),
+                    Some(k) => kernel::draw_large(facet, bins.large(k), number, &mut band),
+                }
+            }
+        }
+        self.resolve(&band);
+    }
 }
 
 /// What four pixels of a row see; where there is nothing, anything.
@@ -47,17 +67,18 @@ struct Quad {
     depth: f32x4,
 }
 
-impl Kernel for Resolve<'_> {
+impl<S: Shader> Draw<'_, S> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let Self { bins, band, width, split, patches, .. } = self;
+    fn resolve(self, band: &Band) {
+        let Self { width, bins, split, shader, .. } = self;
         let Rows { triangle_id, face_id, depth, barycentric, color } = self.out;
         let maps = triangle_id.chunks_mut(width).zip(face_id.chunks_mut(width));
         let maps =
             maps.zip(depth.chunks_mut(width).zip(barycentric.chunks_mut(width))).zip(band.number.chunks(band.stride));
         let mut colored_rows = color.chunks_mut(width);
+        let mut patches = shader.map(Patches::new);
         for (row, (((triangle_id, face_id), (depth, barycentric)), numbers)) in maps.enumerate() {
-            let y = kernel::centre(band.top + row);
+            let y = kernel::centre(self.top + row);
             let color = colored_rows.next().unwrap_or_default();
             for start in (0..width).step_by(RUN) {
                 let end = (start + RUN).min(width);
@@ -87,12 +108,13 @@ impl Kernel for Resolve<'_> {
                     let [a, b, c] = [(a & drawn).to_array(), (b & drawn).to_array(), (c & drawn).to_array()];
                     let weights = [[a[0], b[0], c[0]], [a[1], b[1], c[1]], [a[2], b[2], c[2]], [a[3], b[3], c[3]]];
                     write(&mut barycentric[x..last], weights);
-                    if patches.is_some() {
+                    if shader.is_some() {
+                        run.face[quad] = seen.face.to_array();
                         run.triangle[quad] = seen.triangle.to_array();
                         run.weights[quad] = weights;
                     }
                 }
-                if let Some(patches) = patches {
+                if let Some(patches) = &mut patches {
                     run.paint(patches, &numbers[start..end], split, &mut color[start..end]);
                 }
             }
@@ -100,33 +122,72 @@ impl Kernel for Resolve<'_> {
     }
 }
 
-/// What the pixels of a run see. Colours are fetched from here and there: in a loop of its own, which does little else, the
+/// What the pixels of a run see. Colours come from here and there: in a loop of its own, which does little else, the
 /// processor waits for many of them at once.
 #[derive(Default)]
 struct Run {
+    face: [[i32; TOGETHER]; RUN / TOGETHER],
     triangle: [[i32; TOGETHER]; RUN / TOGETHER],
     weights: [[[f32; 3]; TOGETHER]; RUN / TOGETHER],
 }
 
 impl Run {
     #[inline(always)]
-    fn paint(&self, patches: &[Patches], numbers: &[i32], split: bool, out: &mut [MaybeUninit<[u8; 3]>]) {
-        let pixels = numbers.iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
-        for (out, ((&number, &triangle), &weights)) in out.iter_mut().zip(pixels) {
-            let color = match (number as usize).checked_sub(1) {
-                None => [0; 3],
-                Some(number) => {
-                    let patch = patches[number / TRIANGLES_PER_PART].of(number % TRIANGLES_PER_PART);
-                    color(patch, if split { CORNERS[triangle as usize % 4] } else { [0, 1, 2] }, weights)
-                }
+    fn paint(
+        &self,
+        patches: &mut Patches<'_, impl Shader>,
+        numbers: &[i32],
+        split: bool,
+        out: &mut [MaybeUninit<[u8; 3]>],
+    ) {
+        let pixels = self.face.as_flattened().iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
+        for ((out, &number), ((&face, &triangle), &weights)) in out.iter_mut().zip(numbers).zip(pixels) {
+            let (whole, corners) = match split {
+                true => (triangle / PARTS, CORNERS[(triangle % PARTS) as usize]),
+                false => (triangle, [0, 1, 2]),
+            };
+            let color = match number {
+                0 => [0; 3],
+                _ => color(patches.of(number, [face as usize, whole as usize]), corners, weights),
             };
             out.write(color);
         }
     }
 }
 
+/// The patches of facets that were seen of late: pixels of some rows see the same triangle of a large face.
+struct Patches<'a, S> {
+    shader: &'a S,
+    /// The facet that has each place, 0 where none has.
+    numbers: Vec<i32>,
+    patches: Vec<Patch>,
+}
+
+impl<'a, S: Shader> Patches<'a, S> {
+    /// A power of two: some times what a row of a large face shows.
+    const PLACES: usize = 1024;
+
+    fn new(shader: &'a S) -> Self {
+        Self { shader, numbers: vec![0; Self::PLACES], patches: vec![Patch::default(); Self::PLACES] }
+    }
+
+    /// That of the facet with this number, which is this triangle of this face.
+    #[inline(always)]
+    fn of(&mut self, number: i32, [face, triangle]: [usize; 2]) -> &Patch {
+        let place = number as usize % Self::PLACES;
+        if self.numbers[place] != number {
+            self.numbers[place] = number;
+            self.patches[place] = self.shader.shade(face, triangle);
+        }
+        &self.patches[place]
+    }
+}
+
+/// The parts of a triangle.
+const PARTS: i32 = 4;
+
 /// The corners in a patch of the four parts of a triangle (CONVENTIONS.md §5).
-const CORNERS: [[usize; 3]; 4] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
+const CORNERS: [[usize; 3]; PARTS as usize] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
 
 /// The colour between three of a patch, in 255ths, rounded to the nearest, ties to even.
 #[inline(always)]
