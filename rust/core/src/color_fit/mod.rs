@@ -12,11 +12,12 @@ use crate::check;
 use crate::error::Result;
 use crate::face_model::FaceModel;
 use crate::illumination::{ILLUMINATION, harmonics};
-use crate::mesh::normalised;
+use crate::mesh::{normalised, points};
 use crate::patches::cut;
+use crate::simd::{self, Kernel, Lanes, point};
 use crate::{camera, parallel};
 use solve::{Areas, Seen};
-use wide::f32x4;
+use wide::{f32x4, i32x4};
 
 /// Vertices of an area.
 const AREA: usize = 12;
@@ -167,25 +168,58 @@ impl ColorFitter {
         all: &[Projected],
         (vertices, normals): (&[[f32; 3]], &[[f32; 3]]),
     ) -> Vec<Seen> {
-        let grid = Grid::new(own, all);
         // An area carries as much as the pixels that it covers, at most as much as its vertices.
         let pixels = FACE_IN_BOX * (own.high[0] - own.low[0]) * (own.high[1] - own.low[1]) / self.n_areas() as f32;
         let share = (pixels / AREA as f32).min(1.0);
         let mut out = Vec::with_capacity(self.n_areas());
-        for (area, bounds) in self.bounds.windows(2).enumerate() {
+        let grid = Grid::new(own, all);
+        simd::run(Look {
+            fitter: self,
+            photo,
+            places: &own.places,
+            grid: &grid,
+            vertices,
+            normals,
+            share,
+            out: &mut out,
+        });
+        out
+    }
+}
+
+/// Looks at the areas of a face.
+struct Look<'a> {
+    fitter: &'a ColorFitter,
+    photo: &'a Photo<'a>,
+    places: &'a [[f32; 3]],
+    grid: &'a Grid,
+    vertices: &'a [[f32; 3]],
+    normals: &'a [[f32; 3]],
+    /// What an area carries.
+    share: f32,
+    out: &'a mut Vec<Seen>,
+}
+
+impl Kernel for Look<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { fitter, photo, places, grid, vertices, normals, share, out } = self;
+        let facing = facing(vertices.as_flattened(), normals.as_flattened());
+        let normals = normals.as_flattened();
+        for (area, bounds) in fitter.bounds.windows(2).enumerate() {
             // Sums over the vertices that are seen, each times how squarely it faces the camera: RGB and 1, and the normal.
             let (mut color, mut normal) = (f32x4::ZERO, f32x4::ZERO);
-            for &vertex in &self.members[bounds[0]..bounds[1]] {
+            for &vertex in &fitter.members[bounds[0]..bounds[1]] {
                 let vertex = vertex as usize;
-                let (point, place, [x, y, z]) = (vertices[vertex], own.places[vertex], normals[vertex]);
-                let dot = |a: [f32; 3], b: [f32; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-                let facing = -dot(point, [x, y, z]) / dot(point, point).sqrt();
+                let facing = facing[vertex];
                 // Not a number where the vertex is at the camera: never seen.
-                if (facing > GRAZING) & photo.contains(place) && grid.shows(vertex, place[2]) {
-                    let [red, green, blue] = photo.color(place);
-                    let facing = f32x4::splat(facing);
-                    color += facing * f32x4::new([red, green, blue, 1.0]);
-                    normal += facing * f32x4::new([x, y, z, 0.0]);
+                if facing > GRAZING {
+                    let place = places[vertex];
+                    if photo.contains(place) && grid.shows(vertex, place[2]) {
+                        let facing = f32x4::splat(facing);
+                        color += facing * photo.color(place);
+                        normal += facing * point(normals, vertex);
+                    }
                 }
             }
             let ([red, green, blue, weight], [x, y, z, _]) = (color.to_array(), normal.to_array());
@@ -193,14 +227,28 @@ impl ColorFitter {
                 let [x, y, z] = normalised([x, y, z], f32::MIN_POSITIVE);
                 out.push(Seen {
                     area,
-                    weight: share * self.weights[area] * weight,
+                    weight: share * fitter.weights[area] * weight,
                     color: [red, green, blue].map(|c| c / (255.0 * weight)),
                     bands: harmonics([x, -y, -z]), // of the OpenGL frame
                 });
             }
         }
-        out
     }
+}
+
+/// The cosine between each normal and the line of sight; both flat, three coordinates each.
+#[inline(always)]
+fn facing(vertices: &[f32], normals: &[f32]) -> Vec<f32> {
+    let dot = |a: [f32x4; 3], b: [f32x4; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    let last = vertices.len() as i32 / 3 - 1;
+    let mut out = Vec::with_capacity(vertices.len() / 3 + 4);
+    for first in (0..=last).step_by(4) {
+        // Beyond the end, the last one again.
+        let four = [first, first + 1, first + 2, first + 3].map(|vertex| vertex.min(last));
+        let (point, normal) = (points(vertices, four), points(normals, four));
+        out.extend((-(dot(point, normal) / dot(point, point).sqrt())).to_array());
+    }
+    out
 }
 
 impl Photo<'_> {
@@ -209,19 +257,23 @@ impl Photo<'_> {
         (x > 1.0) & (y > 1.0) & (x < self.size[0] as f32 - 1.0) & (y < self.size[1] as f32 - 1.0)
     }
 
-    /// The colour at a place inside, interpolated between pixel centres, 0 to 255.
-    fn color(&self, [x, y, _]: [f32; 3]) -> [f32; 3] {
+    /// The colour at a place inside, interpolated between pixel centres, 0 to 255; and 1.
+    #[inline(always)]
+    fn color(&self, [x, y, _]: [f32; 3]) -> f32x4 {
         let (x, y) = (x - 0.5, y - 0.5);
-        let (column, row) = (x as usize, y as usize);
+        let (column, row) = (x as i32, y as i32);
         let (u, v) = (x - column as f32, y - row as f32);
-        let upper = &self.pixels[row * self.size[0] + column..][..2];
-        let lower = &self.pixels[(row + 1) * self.size[0] + column..][..2];
+        let first = row as usize * self.size[0] + column as usize;
+        let upper = &self.pixels[first..][..2];
+        let lower = &self.pixels[first + self.size[0]..][..2];
         let [a, b] = [(1.0 - u) * (1.0 - v), u * (1.0 - v)];
         let [c, d] = [(1.0 - u) * v, u * v];
-        let value = |pixel: [u8; 3], channel: usize| f32::from(pixel[channel]);
-        std::array::from_fn(|k| {
-            (a * value(upper[0], k) + b * value(upper[1], k)) + (c * value(lower[0], k) + d * value(lower[1], k))
-        })
+        let value = |weight: f32, [red, green, blue]: [u8; 3]| {
+            f32x4::splat(weight) * i32x4::new([i32::from(red), i32::from(green), i32::from(blue), 0]).round_float()
+        };
+        (value(a, upper[0]) + value(b, upper[1]))
+            + (value(c, lower[0]) + value(d, lower[1]))
+            + f32x4::new([0.0, 0.0, 0.0, 1.0])
     }
 }
 
@@ -332,8 +384,8 @@ mod tests {
     fn colors_are_read_between_pixels() {
         let pixels: Vec<[u8; 3]> = (0..12).map(|i| [10 * i as u8, 255, 20 * (i / 4) as u8]).collect();
         let photo = Photo { pixels: &pixels, size: [4, 3], focal: 1.0, principal_point: [0.0; 2] };
-        let [red, green, blue] = photo.color([1.75, 1.5, 9.0]);
-        assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4);
+        let [red, green, blue, one] = photo.color([1.75, 1.5, 9.0]).to_array();
+        assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4 && one == 1.0);
         assert!(photo.contains([1.01, 1.9, 0.0]) && !photo.contains([3.2, 1.5, 0.0]) && !photo.contains([f32::NAN; 3]));
     }
 }

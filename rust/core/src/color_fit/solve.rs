@@ -382,22 +382,39 @@ struct SolveSymmetric<'a> {
     right: &'a mut [f64],
 }
 
+/// Rows that [`SolveSymmetric`] takes together; it stops after fewer, which are the last.
+const TOGETHER: usize = 4;
+
 impl Kernel for SolveSymmetric<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { n, system, right } = self;
-        // Uᵀ U = system, row by row.
-        for k in 0..n {
-            let pivot = 1.0 / system[k * n + k].sqrt();
-            for value in &mut system[k * n + k..(k + 1) * n] {
-                *value *= pivot;
+        // Uᵀ U = system, some rows at a time, so that what is left of the system is read and written less often.
+        for first in (0..n).step_by(TOGETHER) {
+            let last = (first + TOGETHER).min(n);
+            for k in first..last {
+                let pivot = 1.0 / system[k * n + k].sqrt();
+                for value in &mut system[k * n + k..(k + 1) * n] {
+                    *value *= pivot;
+                }
+                let (done, rest) = system.split_at_mut((k + 1) * n);
+                let row = &done[k * n..];
+                for (i, rest) in (k + 1..last).zip(rest.chunks_mut(n)) {
+                    let factor = row[i];
+                    for (value, above) in rest[i..].iter_mut().zip(&row[i..]) {
+                        *value -= factor * above;
+                    }
+                }
             }
-            let (done, rest) = system.split_at_mut((k + 1) * n);
-            let row = &done[k * n..];
-            for i in k + 1..n {
-                let factor = row[i];
-                for (value, above) in rest[(i - k - 1) * n + i..(i - k) * n].iter_mut().zip(&row[i..]) {
-                    *value -= factor * above;
+            let (done, rest) = system.split_at_mut(last * n);
+            let mut rows = done[first * n..].chunks(n);
+            let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next()) else {
+                break;
+            };
+            for (i, rest) in (last..n).zip(rest.chunks_mut(n)) {
+                let above = a[i..].iter().zip(&b[i..]).zip(c[i..].iter().zip(&d[i..]));
+                for (value, ((p, q), (r, s))) in rest[i..].iter_mut().zip(above) {
+                    *value -= (a[i] * p + b[i] * q) + (c[i] * r + d[i] * s);
                 }
             }
         }

@@ -179,7 +179,7 @@ pub(super) fn prepare(
     let across = [beside[0] + down_a, beside[1] + down_b, beside[2] + down_c];
     let outside = |[a, b, c]: [i32x4; 3]| a | b | c;
     let all_outside = outside([value_a, value_b, value_c]) & outside(beside) & outside(below) & outside(across);
-    missed = missed | (few & all_outside.is_negative());
+    missed |= few & all_outside.is_negative();
     let drawn = area.simd_gt(i32x4::splat(0)) & nearest.simd_gt(i32x4::splat(0)) & !missed;
     let numbers = i32x4::splat(ids[1]) + i32x4::new([0, 1, 2, 3]);
     let first = transposed([value_a, value_c, value_b, az]);
