@@ -127,7 +127,7 @@ def raster(faces: int, height: float, threads: int) -> Calls:
     normals = native.stored_normals(corners, 1)
 
     def colored():  # and the picture; ours also decodes albedo and shades it
-        return native.render(corners, *normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
+        return native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
 
     ours: Calls = {"rasterize": maps, "rasterize+colours": colored}
     return {"Sim3DR": sim3dr, **ours} if Sim3DR_Cython is not None else ours
@@ -138,10 +138,10 @@ def fit_colors(faces: int, height: float, threads: int) -> Calls:
     model, s = face_model(), scene(faces, height)
     corners = np.ascontiguousarray(s.vertices[:, : model.n_stored])
     normals = model.native.stored_normals(corners, 1)
-    photo = model.native.render(corners, *normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
+    photo = model.native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
     light = np.zeros_like(s.illumination)
     light[:, :, 0] = 0.8
-    arguments = (photo, FOCAL, CENTRE, corners, normals[0], np.zeros_like(s.albedo), light, threads)
+    arguments = (photo, FOCAL, CENTRE, corners, normals, np.zeros_like(s.albedo), light, threads)
     return {"fit": lambda: model.color_fitter.fit(*arguments)}
 
 
@@ -176,7 +176,7 @@ def after_encoder(faces: int, threads: int) -> Calls:
         sparse()
         corners = native.stored_vertices(s.identity, s.expression, s.rotations, s.translations, threads)
         normals = native.stored_normals(corners, threads)
-        native.render(corners, *normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
+        native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
 
     return {
         "landmarks, pose, boxes": sparse,

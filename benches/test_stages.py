@@ -57,9 +57,9 @@ def test_fit_colors(benchmark, faces, threads):
     native, s = face_model().native, scene(faces, 200)
     corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
     normals = native.stored_normals(corners, 1)
-    photo = native.render(corners, *normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
+    photo = native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
     expected = (np.zeros_like(s.albedo), np.full_like(s.illumination, 0.8) * np.eye(9, dtype=np.float32)[0])
-    arguments = (photo, FOCAL, CENTRE, corners, normals[0], *expected, threads)
+    arguments = (photo, FOCAL, CENTRE, corners, normals, *expected, threads)
     albedo, light = face_model().color_fitter.fit(*arguments)
     assert np.abs(albedo).max() > 0.1 and light.shape == s.illumination.shape
     benchmark(face_model().color_fitter.fit, *arguments)
@@ -102,7 +102,7 @@ def test_render(benchmark, faces, threads):
     native, s = face_model().native, scene(faces, 200)
     corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
     normals = native.stored_normals(corners, 1)
-    arguments = (corners, *normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
+    arguments = (corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
     assert native.render(*arguments)[-1].any()
     benchmark(native.render, *arguments)
 

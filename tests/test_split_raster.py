@@ -30,13 +30,8 @@ def stored(face_model, vertices):
 def test_stored_vertices_are_the_first(face_model, vertices, stored):
     native = face_model.native
     np.testing.assert_array_equal(native.refine(stored, 2), vertices)
-    normals, of_triangles = native.stored_normals(stored, 2)
+    normals = native.stored_normals(stored, 2)
     np.testing.assert_array_equal(normals, native.normals(vertices, 1)[:, : face_model.n_stored])
-    a, b, c = (stored[:, face_model.stored_triangles[:, k]].astype(float) for k in range(3))
-    expected = np.cross(b - a, c - a)
-    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
-    np.testing.assert_allclose(of_triangles, expected, atol=2e-3)  # thin triangles amplify rounding
-    assert np.abs(of_triangles - expected).mean() < 1e-5
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -79,7 +74,7 @@ def test_a_model_without_refinement(face_model, stored):
 def drawn(face_model, stored, albedo, illumination, threads=1):
     normals = face_model.native.stored_normals(stored, threads)
     view = (CAMERA.focal, CAMERA.principal_point, CAMERA.size, threads)
-    return face_model.native.render(stored, *normals, albedo, illumination, *view)
+    return face_model.native.render(stored, normals, albedo, illumination, *view)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +133,10 @@ def test_what_is_drawn_must_fit(face_model, stored, colors):
         drawn(face_model, stored, albedo[:1], light)
     with pytest.raises(ValueError, match="'illumination' has shape"):
         drawn(face_model, stored, albedo, light[:1])
-    normals, of_triangles = face_model.native.stored_normals(stored, 1)
-    view = (CAMERA.focal, CAMERA.principal_point, CAMERA.size, 1)
-    with pytest.raises(ValueError, match="'triangle_normals' has shape"):
-        face_model.native.render(stored, normals, of_triangles[:, 1:].copy(), albedo, light, *view)
+    normals, view = np.zeros_like(stored), (CAMERA.focal, CAMERA.principal_point, CAMERA.size, 1)
+    with pytest.raises(ValueError, match="'normals' has shape"):
+        face_model.native.render(stored, normals[:, 1:].copy(), albedo, light, *view)
     with pytest.raises(ValueError, match="'normals' has a non-finite value"):
-        face_model.native.render(stored, normals * np.float32(np.nan), of_triangles, albedo, light, *view)
+        face_model.native.render(stored, normals * np.float32(np.nan), albedo, light, *view)
     with pytest.raises(ValueError, match="'stored' has shape"):
         face_model.native.refine(stored[:, 1:].copy(), 1)

@@ -98,14 +98,11 @@ class FaceModel:
         threads: int,
     ) -> _F32: ...
     def refine(self, stored: _F32, threads: int) -> _F32: ...  # (F, N0, 3) -> (F, N, 3)
-    def stored_normals(  # (F, N0, 3), (F, T0, 3): those of normals that are stored, and of the stored triangles
-        self, vertices: _F32, threads: int
-    ) -> tuple[_F32, _F32]: ...
+    def stored_normals(self, vertices: _F32, threads: int) -> _F32: ...  # (F, N0, 3), as normals
     def render(  # rasterize the stored mesh and shade what is seen: the maps of rasterize, RGB (H, W, 3)
         self,
         vertices: _F32,  # (F, N0, 3), camera frame
         normals: _F32,  # (F, N0, 3)
-        triangle_normals: _F32,  # (F, T0, 3)
         albedo: _F32,  # (F, K_alb)
         illumination: _F32,  # (F, 3, 9)
         focal: float,

@@ -156,8 +156,8 @@ class DenseFaces:
         return self.once("stored_vertices", compute)
 
     @property
-    def stored_normals(self) -> tuple[F32, F32]:
-        """(F, N0, 3), (F, T0, 3) unit normals of stored vertices, the first of `normals`, and of stored triangles."""
+    def stored_normals(self) -> F32:
+        """(F, N0, 3) unit vectors out of the face, camera frame: the first of `normals`."""
         return self.once("stored_normals", lambda: self._native.stored_normals(self.stored_vertices, self.threads))
 
     @property
@@ -211,7 +211,7 @@ class DenseFaces:
                 self.camera.focal * photo.scale,
                 (self.camera.principal_point[0] * photo.scale, self.camera.principal_point[1] * photo.scale),
                 self.stored_vertices,
-                self.stored_normals[0],
+                self.stored_normals,
                 self._albedo,
                 self._illumination,
                 self.threads,
@@ -251,7 +251,7 @@ class DenseFaces:
             camera = self.camera
             buffers, color = self._native.render(
                 self.stored_vertices,
-                *self.stored_normals,
+                self.stored_normals,
                 self.albedo_coefficients,
                 self.illumination,
                 camera.focal,

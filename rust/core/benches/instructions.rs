@@ -45,8 +45,8 @@ fn main() {
         "rasterize" => measured(&mut || drop(black_box(rasterize(&meshes, &view, 1)))),
         "render" => {
             let vertices = &points[..model.n_stored()];
-            let (normals, triangle_normals) = model.stored_normals(vertices, 1, 1).expect("finite");
-            let surfaces = Surfaces { vertices, normals: &normals, triangle_normals: &triangle_normals };
+            let normals = model.stored_normals(vertices, 1, 1).expect("finite");
+            let surfaces = Surfaces { vertices, normals: &normals };
             let colors = (&[0.1; IDENTITY][..], &light[..]);
             measured(&mut || drop(black_box(render(&model, &surfaces, colors, &view, 1))));
         }

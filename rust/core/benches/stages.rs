@@ -33,11 +33,11 @@ fn stages(c: &mut Criterion) {
         });
         let expected = vec![0.1; faces * IDENTITY];
         let stored = stored(&model, &points);
-        let (normals, triangle_normals) = model.stored_normals(&stored, faces, threads).expect("finite");
+        let normals = model.stored_normals(&stored, faces, threads).expect("finite");
         c.bench_function(&id("fit_colors"), |b| {
             b.iter(|| fitter.fit(&photo(&pixels), (black_box(&stored), &normals), (&expected, &light), threads));
         });
-        let surfaces = Surfaces { vertices: &stored, normals: &normals, triangle_normals: &triangle_normals };
+        let surfaces = Surfaces { vertices: &stored, normals: &normals };
         let view = View { focal: 1015.0, principal_point: [256.0; 2], size: SIZE };
         c.bench_function(&id("render"), |b| {
             b.iter(|| render(&model, black_box(&surfaces), (&expected, &light), &view, threads));

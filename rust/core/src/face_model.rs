@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::basis::PackedBasis;
-use crate::camera::{check_rigid, moved};
+use crate::camera::{Move, check_rigid};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::mesh::{Around, Normals};
@@ -138,11 +138,6 @@ impl FaceModel {
         self.triangles.len()
     }
 
-    /// Triangles of the mesh as it is stored.
-    pub fn n_stored_triangles(&self) -> usize {
-        self.coarse_triangles.len()
-    }
-
     /// Width of the identity coefficients.
     pub fn n_identity(&self) -> usize {
         self.n_identity
@@ -260,9 +255,7 @@ impl FaceModel {
         let mut out = self.decoded(&self.shape, faces, &coefficients, threads)?;
         let rigid = rotations.iter().zip(translations);
         parallel::for_each(threads, out.chunks_mut(n).zip(rigid), |(face, (rotation, translation))| {
-            for vertex in face {
-                *vertex = moved(*vertex, rotation, translation);
-            }
+            simd::run(Move { points: face, rotation, translation });
         })?;
         Ok(out)
     }
@@ -293,42 +286,27 @@ impl FaceModel {
     /// # Errors
     /// A length that does not fit, a non-finite value, too many threads.
     pub fn normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
-        let n = self.n_vertices();
-        check::length("vertices", vertices.len(), faces * n, "rows")?;
-        check::finite("vertices", vertices.as_flattened())?;
-        let mut out = vec![[0.0; 3]; faces * n];
-        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(normals, vertices)| {
-            self.write_normals(vertices, &mut vec![[0.0; 3]; self.coarse_triangles.len()], normals);
-        })?;
-        Ok(out)
+        self.normals_of_first(self.n_vertices(), vertices, faces, threads)
     }
 
-    /// Unit normals of stored vertices `(F, N0, 3)`, those of [`Self::normals`], and of the stored triangles `(F, T0, 3)`.
+    /// Unit normals of stored vertices `(F, N0, 3)`: those of [`Self::normals`].
     ///
     /// # Errors
     /// As there.
-    #[allow(clippy::type_complexity)] // two arrays of points
-    pub fn stored_normals(
-        &self,
-        vertices: &[[f32; 3]],
-        faces: usize,
-        threads: usize,
-    ) -> Result<(Vec<[f32; 3]>, Vec<[f32; 3]>)> {
-        let (n, t) = (self.n_stored(), self.coarse_triangles.len());
-        check::length("vertices", vertices.len(), faces * n, "rows")?;
-        check::finite("vertices", vertices.as_flattened())?;
-        let (mut out, mut units) = (vec![[0.0; 3]; faces * n], vec![[0.0; 3]; faces * t]);
-        let parts = out.chunks_mut(n).zip(units.chunks_mut(t)).zip(vertices.chunks(n));
-        parallel::for_each(threads, parts, |((normals, units), vertices)| {
-            self.write_normals(vertices, units, normals)
-        })?;
-        Ok((out, units))
+    pub fn stored_normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        self.normals_of_first(self.n_stored(), vertices, faces, threads)
     }
 
-    /// Normals of the stored triangles and of the first vertices of one face.
-    fn write_normals(&self, vertices: &[[f32; 3]], units: &mut [[f32; 3]], out: &mut [[f32; 3]]) {
-        let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
-        simd::run(Normals { vertices, triangles, around, units, out });
+    /// Normals of faces with the first so many vertices.
+    fn normals_of_first(&self, n: usize, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        check::length("vertices", vertices.len(), faces * n, "rows")?;
+        check::finite("vertices", vertices.as_flattened())?;
+        let mut out = vec![[0.0; 3]; faces * n];
+        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(out, vertices)| {
+            let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
+            simd::run(Normals { vertices, triangles, around, out });
+        })?;
+        Ok(out)
     }
 
     /// The corners of the stored triangles, and the triangles beyond their edges.

@@ -113,8 +113,6 @@ pub(crate) struct Normals<'a> {
     pub(crate) vertices: &'a [f32],
     pub(crate) triangles: &'a [[i32; 3]],
     pub(crate) around: &'a Around,
-    /// Of the triangles.
-    pub(crate) units: &'a mut [[f32; 3]],
     /// Of as many vertices as it has room for.
     pub(crate) out: &'a mut [[f32; 3]],
 }
@@ -122,27 +120,21 @@ pub(crate) struct Normals<'a> {
 impl Kernel for Normals<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let Self { vertices, triangles, around, units, out } = self;
-        for (four, out) in triangles.chunks(4).zip(units.chunks_mut(4)) {
+        let Self { vertices, triangles, around, out } = self;
+        let mut units = Vec::with_capacity(triangles.len() + 3);
+        for four in triangles.chunks(4) {
             // Beyond the end, the last one again.
             let at = |l: usize| four[l.min(four.len() - 1)];
-            let [[a0, b0, c0], [a1, b1, c1], [a2, b2, c2], [a3, b3, c3]] = [at(0), at(1), at(2), at(3)];
-            let [ax, ay, az] = points(vertices, [a0, a1, a2, a3]);
-            let [bx, by, bz] = points(vertices, [b0, b1, b2, b3]);
-            let [cx, cy, cz] = points(vertices, [c0, c1, c2, c3]);
-            let (px, py, pz) = (bx - ax, by - ay, bz - az);
-            let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
-            let normal = [py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx];
-            write_four(normalised_four(normal, f32::MIN_POSITIVE), out);
+            let [x, y, z] = four_normals(vertices, [at(0), at(1), at(2), at(3)]);
+            units.extend(f32x4::transpose([x, y, z, f32x4::ZERO]));
         }
-        let units = units.as_flattened();
         let starts = &around.starts;
         let mut vertex = 0;
         for out in out.chunks_mut(4) {
             let mut sums = [f32x4::splat(0.0); 4];
             for sum in &mut sums[..out.len()] {
                 for &triangle in &around.triangles[starts[vertex] as usize..starts[vertex + 1] as usize] {
-                    *sum += point(units, triangle as usize);
+                    *sum += units[triangle as usize];
                 }
                 vertex += 1;
             }
@@ -152,9 +144,20 @@ impl Kernel for Normals<'_> {
     }
 }
 
+/// The unit normals of four triangles, 0 for one without area.
+#[inline(always)]
+pub(crate) fn four_normals(vertices: &[f32], [d, e, f, g]: [[i32; 3]; 4]) -> [f32x4; 3] {
+    let [ax, ay, az] = points(vertices, [d[0], e[0], f[0], g[0]]);
+    let [bx, by, bz] = points(vertices, [d[1], e[1], f[1], g[1]]);
+    let [cx, cy, cz] = points(vertices, [d[2], e[2], f[2], g[2]]);
+    let (px, py, pz) = (bx - ax, by - ay, bz - az);
+    let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
+    normalised_four([py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx], f32::MIN_POSITIVE)
+}
+
 /// Writes as many of four points as there is room for.
 #[inline(always)]
-fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
+pub(crate) fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
     let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
     let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
     match out.first_chunk_mut::<4>() {

@@ -11,9 +11,8 @@ use crate::check;
 use crate::error::Result;
 use crate::face_model::FaceModel;
 use crate::illumination::{Frame, ILLUMINATION, Light};
-use crate::mesh::{between, points};
+use crate::mesh::{between, four_normals, points};
 use crate::raster::{self, Meshes, Patch, Raster, Shader, View};
-use crate::simd::point;
 
 /// The stored meshes of F faces in the camera frame.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +21,6 @@ pub struct Surfaces<'a> {
     pub vertices: &'a [[f32; 3]],
     /// `(F, N0, 3)` unit normals of the vertices, as [`FaceModel::stored_normals`] returns them.
     pub normals: &'a [[f32; 3]],
-    /// `(F, T0, 3)` unit normals of the triangles, from there, too.
-    pub triangle_normals: &'a [[f32; 3]],
 }
 
 /// Draws F faces with `albedo` `(F, n_albedo)` under `illumination` `(F, 3, 9)`: the raster, and RGB `(H, W)`, 0 where there is
@@ -42,15 +39,13 @@ pub fn render(
     let (n, (triangles, _)) = (model.n_stored(), model.stored_mesh());
     check::length("vertices", surfaces.vertices.len(), faces * n, "rows")?;
     check::length("normals", surfaces.normals.len(), faces * n, "rows")?;
-    check::length("triangle_normals", surfaces.triangle_normals.len(), faces * triangles.len(), "rows")?;
     check::finite("normals", surfaces.normals.as_flattened())?;
-    check::finite("triangle_normals", surfaces.triangle_normals.as_flattened())?;
     check::finite("illumination", illumination.as_flattened())?;
+    let albedo = model.stored_albedos(faces, albedo, threads)?;
     let shaded = Shaded {
         model,
-        normals: surfaces.normals,
-        triangle_normals: surfaces.triangle_normals,
-        albedo: model.stored_albedos(faces, albedo, threads)?,
+        surfaces,
+        albedo: &albedo,
         lights: illumination.iter().map(|i| Light::new(i, Frame::Camera)).collect(),
     };
     let meshes = Meshes { vertices_camera: surfaces.vertices, faces, triangles, split: model.is_refined() };
@@ -60,32 +55,32 @@ pub fn render(
 /// The colours of F faces.
 struct Shaded<'a> {
     model: &'a FaceModel,
-    normals: &'a [[f32; 3]],
-    triangle_normals: &'a [[f32; 3]],
+    surfaces: &'a Surfaces<'a>,
     /// `(F, N0, 3)`
-    albedo: Vec<[f32; 3]>,
+    albedo: &'a [[f32; 3]],
     lights: Vec<Light>,
 }
 
-impl Shader for Shaded<'_> {
+impl<'a> Shader for Shaded<'a> {
     #[inline(always)]
     fn shade(&self, face: usize, triangle: usize) -> Patch {
         let (n, (corners, beyond)) = (self.model.n_stored(), self.model.stored_mesh());
-        let (normals, albedo) = (&self.normals[face * n..][..n], &self.albedo[face * n..][..n]);
-        let (normals, albedo, light) = (normals.as_flattened(), albedo.as_flattened(), &self.lights[face]);
-        let [a, b, c] = corners[triangle];
+        let of_face = |points: &'a [[f32; 3]]| points[face * n..][..n].as_flattened();
+        let (vertices, normals) = (of_face(self.surfaces.vertices), of_face(self.surfaces.normals));
+        let (albedo, light) = (of_face(self.albedo), &self.lights[face]);
+        let own = corners[triangle];
+        let [a, b, c] = own;
         let reflected = points(albedo, [a, b, c, c]);
         let [a, b, c, _] = colored(light, reflected, points(normals, [a, b, c, c]));
         // Without midpoints nobody looks at them.
-        let [p, q, r] = beyond.get(triangle).map_or([triangle as i32; 3], |others| others.map(|other| other as i32));
-        let units = self.triangle_normals[face * corners.len()..][..corners.len()].as_flattened();
-        let own = point(units, triangle).to_array();
-        let own = [f32x4::splat(own[0]), f32x4::splat(own[1]), f32x4::splat(own[2])];
+        let [p, q, r] = beyond.get(triangle).map_or([own; 3], |others| others.map(|other| corners[other as usize]));
+        let units = four_normals(vertices, [p, q, r, own]);
+        let others = units.map(|axis| f32x4::splat(axis.to_array()[3]));
         let midpoints = reflected.map(|channel| {
             let [a, b, c, _] = channel.to_array();
             (channel + f32x4::new([b, c, a, a])) * f32x4::splat(0.5)
         });
-        let [ab, bc, ca, _] = colored(light, midpoints, between(own, points(units, [p, q, r, r])));
+        let [ab, bc, ca, _] = colored(light, midpoints, between(units, others));
         [a, b, c, ab, bc, ca]
     }
 }

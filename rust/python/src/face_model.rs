@@ -203,19 +203,12 @@ impl PyFaceModel {
         array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
     }
 
-    #[allow(clippy::type_complexity)] // of vertices and of triangles
-    fn stored_normals<'py>(
-        &self,
-        py: Python<'py>,
-        vertices: &Bound<'py, PyAny>,
-        threads: usize,
-    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArrayDyn<f32>>)> {
-        let (n, t) = (self.model.n_stored(), self.model.n_stored_triangles());
+    fn stored_normals<'py>(&self, py: Python<'py>, vertices: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {
+        let n = self.model.n_stored();
         let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Is(n), Is(3)])?;
         let (faces, rows) = (vertices.len(0), vertices.rows()?);
-        let (normals, triangles) = py.detach(|| self.model.stored_normals(rows, faces, threads)).map_err(raised)?;
-        let normals = array(py, normals.into_flattened(), &[faces, n, 3])?;
-        Ok((normals, array(py, triangles.into_flattened(), &[faces, t, 3])?))
+        let out = py.detach(|| self.model.stored_normals(rows, faces, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, n, 3])
     }
 
     #[allow(clippy::too_many_arguments)] // surfaces, their colours and a camera
@@ -224,7 +217,6 @@ impl PyFaceModel {
         py: Python<'py>,
         vertices: &Bound<'py, PyAny>,
         normals: &Bound<'py, PyAny>,
-        triangle_normals: &Bound<'py, PyAny>,
         albedo: &Bound<'py, PyAny>,
         illumination: &Bound<'py, PyAny>,
         focal: f32,
@@ -232,15 +224,13 @@ impl PyFaceModel {
         size: (usize, usize),
         threads: usize,
     ) -> PyResult<(Maps<'py>, Bound<'py, PyArrayDyn<u8>>)> {
-        let (n, t) = (self.model.n_stored(), self.model.n_stored_triangles());
+        let n = self.model.n_stored();
         let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Is(n), Is(3)])?;
         let faces = vertices.len(0);
         let normals = Array::<f32>::new("normals", normals, &[Is(faces), Is(n), Is(3)])?;
-        let of_triangles = Array::<f32>::new("triangle_normals", triangle_normals, &[Is(faces), Is(t), Is(3)])?;
         let albedo = Array::<f32>::new("albedo", albedo, &[Is(faces), Is(self.model.n_albedo())])?;
         let illumination = illuminations(illumination, faces)?;
-        let surfaces =
-            Surfaces { vertices: vertices.rows()?, normals: normals.rows()?, triangle_normals: of_triangles.rows()? };
+        let surfaces = Surfaces { vertices: vertices.rows()?, normals: normals.rows()? };
         let colors = (albedo.values()?, illumination.rows()?);
         let view = View { focal, principal_point: principal_point.into(), size: size.into() };
         let drawn = py.detach(|| shade::render(&self.model, &surfaces, colors, &view, threads));

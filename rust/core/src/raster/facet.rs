@@ -2,6 +2,7 @@
 
 use wide::{f32x4, i32x4};
 
+use crate::mesh::points;
 use crate::simd::{Kernel, Lanes};
 
 /// Steps per pixel of the snapped coordinates.
@@ -81,25 +82,27 @@ pub(super) struct Project<'a> {
 impl Kernel for Project<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let [cx, cy] = self.camera.principal_point;
-        for (corner, &[x, y, z]) in self.corners.iter_mut().zip(self.vertices) {
-            let inverse_depth = 1.0 / z;
-            let (u, v) = (cx + self.camera.focal * x * inverse_depth, cy + self.camera.focal * y * inverse_depth);
-            *corner = if z < super::NEAR_MM {
-                Corner::default()
-            } else {
-                Corner::new([snap(u), snap(v), inverse_depth.to_bits() as i32, 0])
-            };
+        let (focal, [cx, cy]) = (f32x4::splat(self.camera.focal), self.camera.principal_point.map(f32x4::splat));
+        let vertices = self.vertices.as_flattened();
+        for (k, corners) in self.corners.chunks_mut(4).enumerate() {
+            // Beyond the end, the last one again.
+            let place = |l: usize| (4 * k + l.min(corners.len() - 1)) as i32;
+            let [x, y, z] = points(vertices, [place(0), place(1), place(2), place(3)]);
+            let inverse_depth = f32x4::splat(1.0) / z;
+            let (u, v) = (cx + focal * x * inverse_depth, cy + focal * y * inverse_depth);
+            let there = bits(z.simd_ge(f32x4::splat(super::NEAR_MM)));
+            let rows = [snap(u) & there, snap(v) & there, bits(inverse_depth) & there, i32x4::splat(0)];
+            corners.copy_from_slice(&transposed(rows)[..corners.len()]);
         }
     }
 }
 
-/// The nearest step, ties to even. Adding 1.5 · 2^52 rounds to whole numbers; `round` is a library call on some targets.
+/// The nearest steps, ties to even.
 #[inline(always)]
-fn snap(pixels: f32) -> i32 {
-    const WHOLE: f64 = 1.5 * (1u64 << 52) as f64;
-    let steps = (pixels * STEPS as f32).clamp(-FARTHEST, FARTHEST);
-    ((f64::from(steps) + WHOLE) - WHOLE) as i32
+fn snap(pixels: f32x4) -> i32x4 {
+    let farthest = f32x4::splat(FARTHEST);
+    let steps = pixels * f32x4::splat(STEPS as f32);
+    steps.fast_max(f32x4::ZERO - farthest).fast_min(farthest).fast_round_int()
 }
 
 /// Four lanes that hold the bits of float32.
