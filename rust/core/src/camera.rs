@@ -87,11 +87,11 @@ pub(crate) struct Move<'a> {
 impl Kernel for Move<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let (r, t) = (self.rotation.map(f32x4::splat), self.translation.map(f32x4::splat));
+        let (r, t) = (|k: usize| f32x4::splat(self.rotation[k]), |k: usize| f32x4::splat(self.translation[k]));
         let (fours, rest) = self.points.as_chunks_mut::<4>();
         for four in fours {
             let [x, y, z] = points(four.as_flattened(), [0, 1, 2, 3]);
-            let row = |k: usize| r[3 * k] * x + r[3 * k + 1] * y + r[3 * k + 2] * z + t[k];
+            let row = |k: usize| r(3 * k) * x + r(3 * k + 1) * y + r(3 * k + 2) * z + t(k);
             write_four([row(0), row(1), row(2)], four);
         }
         for point in rest {

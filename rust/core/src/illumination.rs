@@ -173,12 +173,13 @@ impl Light {
     /// R, G and B of the light that arrives on four normals: the same sums.
     #[inline(always)]
     pub(crate) fn shade_four(&self, [x, y, z]: [f32x4; 3]) -> [f32x4; 3] {
-        self.terms.each_ref().map(|terms| {
-            let t = |k: usize| f32x4::splat(terms[k]);
+        let shade = |channel: usize| {
+            let t = |k: usize| f32x4::splat(self.terms[channel][k]);
             t(0) + x * (t(1) + t(8) * x + t(4) * y)
                 + y * (t(2) - t(8) * y + t(5) * z)
                 + z * (t(3) + t(7) * z + t(6) * x)
-        })
+        };
+        [shade(0), shade(1), shade(2)]
     }
 }
 

@@ -70,17 +70,20 @@ impl<'a> Shader for Shaded<'a> {
         let (albedo, light) = (of_face(self.albedo), &self.lights[face]);
         let own = corners[triangle];
         let [a, b, c] = own;
-        let reflected = points(albedo, [a, b, c, c]);
-        let [a, b, c, _] = colored(light, reflected, points(normals, [a, b, c, c]));
-        // Without midpoints nobody looks at them.
-        let [p, q, r] = beyond.get(triangle).map_or([own; 3], |others| others.map(|other| corners[other as usize]));
-        let units = four_normals(vertices, [p, q, r, own]);
-        let others = units.map(|axis| f32x4::splat(axis.to_array()[3]));
-        let midpoints = reflected.map(|channel| {
+        let [red, green, blue] = points(albedo, [a, b, c, c]);
+        let [a, b, c, _] = colored(light, [red, green, blue], points(normals, [a, b, c, c]));
+        let Some(&[p, q, r]) = beyond.get(triangle) else {
+            return [a, b, c, a, b, c];
+        };
+        let others = [corners[p as usize], corners[q as usize], corners[r as usize]];
+        let [x, y, z] = four_normals(vertices, [others[0], others[1], others[2], own]);
+        let last = |axis: f32x4| f32x4::splat(axis.to_array()[3]);
+        let midpoints = between([x, y, z], [last(x), last(y), last(z)]);
+        let half = |channel: f32x4| {
             let [a, b, c, _] = channel.to_array();
             (channel + f32x4::new([b, c, a, a])) * f32x4::splat(0.5)
-        });
-        let [ab, bc, ca, _] = colored(light, midpoints, between(units, others));
+        };
+        let [ab, bc, ca, _] = colored(light, [half(red), half(green), half(blue)], midpoints);
         [a, b, c, ab, bc, ca]
     }
 }
@@ -89,6 +92,7 @@ impl<'a> Shader for Shaded<'a> {
 #[inline(always)]
 fn colored(light: &Light, albedo: [f32x4; 3], normals: [f32x4; 3]) -> [[f32; 4]; 4] {
     let (shades, zero, one) = (light.shade_four(normals), f32x4::ZERO, f32x4::splat(1.0));
-    let [red, green, blue] = std::array::from_fn(|k| (shades[k] * albedo[k]).fast_max(zero).fast_min(one));
-    f32x4::transpose([red, green, blue, zero]).map(f32x4::to_array)
+    let color = |k: usize| (shades[k] * albedo[k]).fast_max(zero).fast_min(one);
+    let [a, b, c, d] = f32x4::transpose([color(0), color(1), color(2), zero]);
+    [a.to_array(), b.to_array(), c.to_array(), d.to_array()]
 }

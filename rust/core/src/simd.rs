@@ -57,8 +57,15 @@ pub(crate) trait Lanes {
 pub(crate) fn point(values: &[f32], index: usize) -> f32x4 {
     match values[3 * index..].first_chunk::<4>() {
         Some(&four) => f32x4::new(four),
-        None => f32x4::new([values[3 * index], values[3 * index + 1], values[3 * index + 2], 0.0]),
+        None => last_point(values),
     }
+}
+
+/// Apart, since the compiler would take every point number by number if it could do so for the last one.
+#[cold]
+#[inline(never)]
+fn last_point(values: &[f32]) -> f32x4 {
+    values.last_chunk::<3>().map_or(f32x4::ZERO, |&[x, y, z]| f32x4::new([x, y, z, 0.0]))
 }
 
 /// Runs a kernel with the widest instruction set that this processor has. The tests are cached by the standard library.

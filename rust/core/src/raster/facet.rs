@@ -82,7 +82,8 @@ pub(super) struct Project<'a> {
 impl Kernel for Project<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let (focal, [cx, cy]) = (f32x4::splat(self.camera.focal), self.camera.principal_point.map(f32x4::splat));
+        let (focal, [cx, cy]) = (f32x4::splat(self.camera.focal), self.camera.principal_point);
+        let (cx, cy) = (f32x4::splat(cx), f32x4::splat(cy));
         let vertices = self.vertices.as_flattened();
         for (k, corners) in self.corners.chunks_mut(4).enumerate() {
             // Beyond the end, the last one again.

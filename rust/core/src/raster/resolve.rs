@@ -192,7 +192,8 @@ const CORNERS: [[usize; 3]; PARTS as usize] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], 
 /// The colour between three of a patch, in 255ths, rounded to the nearest, ties to even.
 #[inline(always)]
 fn color(patch: &Patch, corners: [usize; 3], [u, v, w]: [f32; 3]) -> [u8; 3] {
-    let [a, b, c] = corners.map(|corner| f32x4::new(patch[corner]));
+    let corner = |k: usize| f32x4::new(patch[corners[k]]);
+    let (a, b, c) = (corner(0), corner(1), corner(2));
     let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
     let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
     // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
