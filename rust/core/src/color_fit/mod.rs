@@ -12,10 +12,10 @@ use crate::check;
 use crate::error::Result;
 use crate::face_model::FaceModel;
 use crate::illumination::{ILLUMINATION, harmonics};
-use crate::mesh::{normalised, points};
+use crate::mesh::{normalised, points, write_four};
+use crate::parallel;
 use crate::patches::cut;
 use crate::simd::{self, Kernel, Lanes, point};
-use crate::{camera, parallel};
 use solve::{Areas, Seen};
 use wide::{f32x4, i32x4};
 
@@ -240,11 +240,10 @@ impl Kernel for Look<'_> {
 #[inline(always)]
 fn facing(vertices: &[f32], normals: &[f32]) -> Vec<f32> {
     let dot = |a: [f32x4; 3], b: [f32x4; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-    let last = vertices.len() as i32 / 3 - 1;
-    let mut out = Vec::with_capacity(vertices.len() / 3 + 4);
-    for first in (0..=last).step_by(4) {
-        // Beyond the end, the last one again.
-        let four = [first, first + 1, first + 2, first + 3].map(|vertex| vertex.min(last));
+    let count = vertices.len() / 3;
+    let mut out = Vec::with_capacity(count + 4);
+    for first in (0..count).step_by(4) {
+        let four = four(first, count - first);
         let (point, normal) = (points(vertices, four), points(normals, four));
         out.extend((-(dot(point, normal) / dot(point, point).sqrt())).to_array());
     }
@@ -289,20 +288,9 @@ struct Projected {
 
 impl Projected {
     fn new(vertices: &[[f32; 3]], photo: &Photo<'_>) -> Self {
-        let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
-        let place = |&vertex: &[f32; 3]| {
-            if vertex[2] <= 0.0 {
-                return [f32::NAN; 3];
-            }
-            let [x, y] = camera::projected(vertex, photo.focal, photo.principal_point);
-            for (axis, value) in [x, y].into_iter().enumerate() {
-                low[axis] = if value < low[axis] { value } else { low[axis] };
-                high[axis] = if value > high[axis] { value } else { high[axis] };
-            }
-            [x, y, vertex[2]]
-        };
-        let places = vertices.iter().map(place).collect();
-        Self { places, low, high }
+        let mut out = Self { places: vec![[0.0; 3]; vertices.len()], ..Self::default() };
+        simd::run(Place { vertices: vertices.as_flattened(), photo, out: &mut out });
+        out
     }
 
     fn meets(&self, other: &Self) -> bool {
@@ -310,18 +298,57 @@ impl Projected {
     }
 }
 
+/// Projects the vertices of a face.
+struct Place<'a> {
+    vertices: &'a [f32],
+    photo: &'a Photo<'a>,
+    out: &'a mut Projected,
+}
+
+impl Kernel for Place<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { vertices, photo, out } = self;
+        let (focal, [cx, cy]) = (f32x4::splat(photo.focal), photo.principal_point);
+        let (cx, cy, nowhere) = (f32x4::splat(cx), f32x4::splat(cy), f32x4::splat(f32::NAN));
+        let (mut low, mut high) = ([f32x4::splat(f32::INFINITY); 2], [f32x4::splat(f32::NEG_INFINITY); 2]);
+        for (k, out) in out.places.chunks_mut(4).enumerate() {
+            let [x, y, z] = points(vertices, four(4 * k, out.len()));
+            let there = z.simd_gt(f32x4::ZERO);
+            let scale = focal / z;
+            let (x, y) = (there.select(cx + scale * x, nowhere), there.select(cy + scale * y, nowhere));
+            for (axis, value) in [x, y].into_iter().enumerate() {
+                low[axis] = value.simd_lt(low[axis]).select(value, low[axis]);
+                high[axis] = value.simd_gt(high[axis]).select(value, high[axis]);
+            }
+            write_four([x, y, there.select(z, nowhere)], out);
+        }
+        let low = |axis: usize| low[axis].to_array().into_iter().fold(f32::INFINITY, f32::min);
+        let high = |axis: usize| high[axis].to_array().into_iter().fold(f32::NEG_INFINITY, f32::max);
+        (out.low, out.high) = ([low(0), low(1)], [high(0), high(1)]);
+    }
+}
+
+/// Numbers of four vertices from the `first` on; beyond so many, the last one again.
+#[inline(always)]
+fn four(first: usize, count: usize) -> [i32; 4] {
+    let at = |l: usize| (first + l.min(count - 1)) as i32;
+    [at(0), at(1), at(2), at(3)]
+}
+
 /// The nearest depth of any face in each cell around one face.
 struct Grid {
     low: [f32; 2],
     scale: f32,
-    /// `(CELLS, CELLS)` mm.
+    /// `(CELLS, CELLS)` mm, and that of [`NO_CELL`].
     nearest: Vec<f32>,
-    /// The cell of each vertex of the face; [`NO_CELL`] where it is not in front of the camera.
+    /// The cell of each vertex of the face.
     cells: Vec<u16>,
     tolerance: f32,
 }
 
-const NO_CELL: u16 = u16::MAX;
+/// The cell of what is not in the grid.
+const NO_CELL: u16 = (CELLS * CELLS) as u16;
 
 impl Grid {
     fn new(own: &Projected, all: &[Projected]) -> Self {
@@ -329,46 +356,68 @@ impl Grid {
         let mut grid = Self {
             low: own.low,
             scale: CELLS as f32 / side,
-            nearest: vec![f32::INFINITY; CELLS * CELLS],
-            cells: Vec::with_capacity(own.places.len()),
+            nearest: vec![f32::INFINITY; CELLS * CELLS + 1],
+            cells: Vec::new(),
             tolerance: 0.0,
         };
+        grid.cells = grid.drawn(own);
         let (mut near, mut far) = (f32::INFINITY, 0.0);
-        for place in &own.places {
-            let cell = grid.cell(*place);
-            if let Some(cell) = cell {
-                grid.draw(cell, place[2]);
-                near = if place[2] < near { place[2] } else { near };
-                far = if place[2] > far { place[2] } else { far };
-            }
-            grid.cells.push(cell.map_or(NO_CELL, |cell| cell as u16));
+        for (&cell, &[_, _, depth]) in grid.cells.iter().zip(&own.places) {
+            let there = cell != NO_CELL;
+            near = if there & (depth < near) { depth } else { near };
+            far = if there & (depth > far) { depth } else { far };
         }
         grid.tolerance = BEHIND * (far - near);
         for face in all.iter().filter(|face| !std::ptr::eq(*face, own) && face.meets(own)) {
-            for place in &face.places {
-                if let Some(cell) = grid.cell(*place) {
-                    grid.draw(cell, place[2]);
-                }
-            }
+            grid.drawn(face);
         }
+        grid.nearest[usize::from(NO_CELL)] = f32::NEG_INFINITY;
         grid
     }
 
-    fn cell(&self, [x, y, _]: [f32; 3]) -> Option<usize> {
-        let (x, y) = ((x - self.low[0]) * self.scale, (y - self.low[1]) * self.scale);
-        let inside = (x >= 0.0) & (x <= CELLS as f32) & (y >= 0.0) & (y <= CELLS as f32);
-        inside.then(|| (y as i32 as usize).min(CELLS - 1) * CELLS + (x as i32 as usize).min(CELLS - 1))
-    }
-
-    fn draw(&mut self, cell: usize, depth: f32) {
-        let nearest = &mut self.nearest[cell];
-        *nearest = if depth < *nearest { depth } else { *nearest };
+    /// Notes the depths of a face; returns the cells of its vertices.
+    fn drawn(&mut self, face: &Projected) -> Vec<u16> {
+        let mut cells = vec![NO_CELL; face.places.len()];
+        simd::run(Cells { low: self.low, scale: self.scale, places: face.places.as_flattened(), out: &mut cells });
+        for (&cell, &[_, _, depth]) in cells.iter().zip(&face.places) {
+            let nearest = &mut self.nearest[usize::from(cell)];
+            *nearest = if depth < *nearest { depth } else { *nearest };
+        }
+        cells
     }
 
     /// Whether a vertex of the face is seen.
     fn shows(&self, vertex: usize, depth: f32) -> bool {
-        let cell = self.cells[vertex];
-        cell != NO_CELL && depth <= self.nearest[usize::from(cell)] + self.tolerance
+        depth <= self.nearest[usize::from(self.cells[vertex])] + self.tolerance
+    }
+}
+
+/// Finds the cells of places.
+struct Cells<'a> {
+    low: [f32; 2],
+    scale: f32,
+    places: &'a [f32],
+    out: &'a mut [u16],
+}
+
+impl Kernel for Cells<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (low_x, low_y) = (f32x4::splat(self.low[0]), f32x4::splat(self.low[1]));
+        let (scale, side, last) =
+            (f32x4::splat(self.scale), f32x4::splat(CELLS as f32), i32x4::splat(CELLS as i32 - 1));
+        let inside = |at: f32x4| at.simd_ge(f32x4::ZERO) & at.simd_le(side);
+        for (k, out) in self.out.chunks_mut(4).enumerate() {
+            let [x, y, _] = points(self.places, four(4 * k, out.len()));
+            let (x, y) = ((x - low_x) * scale, (y - low_y) * scale);
+            let there: i32x4 = bytemuck::cast(inside(x) & inside(y));
+            // What is not inside is no number, perhaps, but not looked at either.
+            let (column, row) = (x.fast_trunc_int().min(last), y.fast_trunc_int().min(last));
+            let cells = there.select(row * i32x4::splat(CELLS as i32) + column, i32x4::splat(i32::from(NO_CELL)));
+            for (out, cell) in out.iter_mut().zip(cells.to_array()) {
+                *out = cell as u16;
+            }
+        }
     }
 }
 

@@ -384,6 +384,8 @@ struct SolveSymmetric<'a> {
 
 /// Rows that [`SolveSymmetric`] takes together; it stops after fewer, which are the last.
 const TOGETHER: usize = 4;
+/// float64 of the longest register.
+const REGISTER: usize = 8;
 
 impl Kernel for SolveSymmetric<'_> {
     #[inline(always)]
@@ -412,9 +414,17 @@ impl Kernel for SolveSymmetric<'_> {
                 break;
             };
             for (i, rest) in (last..n).zip(rest.chunks_mut(n)) {
-                let above = a[i..].iter().zip(&b[i..]).zip(c[i..].iter().zip(&d[i..]));
-                for (value, ((p, q), (r, s))) in rest[i..].iter_mut().zip(above) {
-                    *value -= (a[i] * p + b[i] * q) + (c[i] * r + d[i] * s);
+                // From the register that holds the diagonal: nobody reads what is left of it.
+                let from = i / REGISTER * REGISTER;
+                let factors = [a[i], b[i], c[i], d[i]];
+                let (values, tail) = rest[from..].as_chunks_mut::<REGISTER>();
+                let (above, below) = (a[from..].as_chunks().0.iter().zip(b[from..].as_chunks().0), values.len());
+                let others = c[from..].as_chunks().0.iter().zip(d[from..].as_chunks().0);
+                for (values, ((a, b), (c, d))) in values.iter_mut().zip(above.zip(others)) {
+                    subtract(values, factors, [a, b, c, d]);
+                }
+                for (k, value) in (from + REGISTER * below..).zip(tail) {
+                    *value -= (factors[0] * a[k] + factors[1] * b[k]) + (factors[2] * c[k] + factors[3] * d[k]);
                 }
             }
         }
@@ -426,9 +436,24 @@ impl Kernel for SolveSymmetric<'_> {
             }
         }
         for k in (0..n).rev() {
-            let sum: f64 = system[k * n + k + 1..(k + 1) * n].iter().zip(&right[k + 1..]).map(|(u, x)| u * x).sum();
-            right[k] = (right[k] - sum) / system[k * n + k];
+            let (row, rest) = (&system[k * n + k + 1..(k + 1) * n], &right[k + 1..n]);
+            let (rows, solved) = (row.as_chunks::<REGISTER>(), rest.as_chunks::<REGISTER>());
+            let mut sums = [0.0; REGISTER];
+            for (row, solved) in rows.0.iter().zip(solved.0) {
+                for ((sum, u), x) in sums.iter_mut().zip(row).zip(solved) {
+                    *sum += u * x;
+                }
+            }
+            let tail: f64 = rows.1.iter().zip(solved.1).map(|(u, x)| u * x).sum();
+            right[k] = (right[k] - sums.iter().sum::<f64>() - tail) / system[k * n + k];
         }
+    }
+}
+
+#[inline(always)]
+fn subtract(values: &mut [f64; REGISTER], [p, q, r, s]: [f64; 4], [a, b, c, d]: [&[f64; REGISTER]; 4]) {
+    for l in 0..REGISTER {
+        values[l] -= (p * a[l] + q * b[l]) + (r * c[l] + s * d[l]);
     }
 }
 
