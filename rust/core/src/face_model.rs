@@ -252,10 +252,11 @@ impl FaceModel {
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
         let n = self.n_stored();
         check_rigid("translations", faces * n, rotations, translations)?;
-        let mut out = self.decoded(&self.shape, faces, &coefficients, threads)?;
-        let rigid = rotations.iter().zip(translations);
-        parallel::for_each(threads, out.chunks_mut(n).zip(rigid), |(face, (rotation, translation))| {
-            simd::run(Move { points: face, rotation, translation });
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        self.shape.decode_and(&coefficients, &mut outputs, threads, |face, rows| {
+            let (rotation, translation) = (&rotations[face], &translations[face]);
+            simd::run(Move { points: rows.as_chunks_mut().0, rotation, translation });
         })?;
         Ok(out)
     }

@@ -165,7 +165,7 @@ struct Patches<'a, S> {
 
 impl<'a, S: Shader> Patches<'a, S> {
     /// A power of two: some times what a row of a large face shows.
-    const PLACES: usize = 1024;
+    const PLACES: usize = 512;
 
     fn new(shader: &'a S) -> Self {
         Self { shader, numbers: vec![0; Self::PLACES], patches: vec![Patch::default(); Self::PLACES] }
