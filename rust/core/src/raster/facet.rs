@@ -184,7 +184,12 @@ pub(super) fn prepare(
     let outside = |[a, b, c]: [i32x4; 3]| a | b | c;
     let all_outside = outside([value_a, value_b, value_c]) & outside(beside) & outside(below) & outside(across);
     missed |= few & all_outside.is_negative();
-    let drawn = area.simd_gt(i32x4::splat(0)) & nearest.simd_gt(i32x4::splat(0)) & !missed;
+    let zero = i32x4::splat(0);
+    let drawn = area.simd_gt(zero) & nearest.simd_gt(zero) & !missed;
+    if !drawn.any() {
+        // The four of most places on the back of a head.
+        return Some((0, [Facet { lines: [zero; 4] }; TOGETHER]));
+    }
     let numbers = i32x4::splat(ids[1]) + i32x4::new([0, 1, 2, 3]);
     let first = transposed([value_a, value_c, value_b, az]);
     let second = transposed([dx_a, dx_c, dx_b, cz]);

@@ -37,9 +37,6 @@ pub const MAX_SIDE: usize = 32768;
 /// Rows that one thread draws at a time.
 const BAND_ROWS: usize = 32;
 
-/// Vertices that one thread projects at a time.
-const VERTICES_PER_PART: usize = 8192;
-
 /// Triangles that one thread sorts at a time.
 const TRIANGLES_PER_PART: usize = 8192;
 
@@ -135,20 +132,21 @@ fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: us
     }
     let [width, height] = size;
     let camera = facet::Camera { focal, principal_point };
-    let mut corners = vec![Corner::default(); vertices_camera.len()];
-    let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
-    parallel::for_each(threads, parts, |(corners, vertices)| {
-        simd::run(facet::Project { vertices, camera: &camera, corners });
-    })?;
-
     let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
     let mut bins: Vec<Bins> = Vec::new();
     bins.resize_with(faces * per_face, Bins::default);
-    parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
-        let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
-        let last = (first + TRIANGLES_PER_PART).min(triangles.len());
-        let (triangles, corners) = (&triangles[first..last], &corners[face * n..(face + 1) * n]);
-        simd::run(Sort { bins, triangles, corners, first: [face, first], size });
+    // What is projected is used at once, while it is in the cache; few faces are projected once for each run of triangles.
+    let together = if faces < parallel::resolve_threads(threads)? { 1 } else { per_face.max(1) };
+    parallel::for_each(threads, bins.chunks_mut(together).enumerate(), |(task, bins)| {
+        let (face, first_run) = (task * together / per_face, task * together % per_face);
+        let vertices = &vertices_camera[face * n..(face + 1) * n];
+        let mut corners = vec![Corner::default(); n];
+        simd::run(facet::Project { vertices, camera: &camera, corners: &mut corners });
+        for (run, bins) in (first_run..).zip(bins) {
+            let first = run * TRIANGLES_PER_PART;
+            let triangles = &triangles[first..(first + TRIANGLES_PER_PART).min(triangles.len())];
+            simd::run(Sort { bins, triangles, corners: &corners, first: [face, first], size });
+        }
     })?;
 
     let pixels = width * height;
