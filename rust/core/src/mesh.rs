@@ -122,10 +122,11 @@ impl Kernel for Normals<'_> {
     fn run<L: Lanes>(self) {
         let Self { vertices, triangles, around, out } = self;
         let mut units = Vec::with_capacity(triangles.len() + 3);
-        for four in triangles.chunks(4) {
-            // Beyond the end, the last one again.
-            let at = |l: usize| four[l.min(four.len() - 1)];
-            let [x, y, z] = four_normals(vertices, [at(0), at(1), at(2), at(3)]);
+        let (fours, rest) = triangles.as_chunks::<4>();
+        // Of fewer than four, the first one again.
+        let last = rest.first().map(|&first| [0, 1, 2, 3].map(|l| *rest.get(l).unwrap_or(&first)));
+        for &four in fours.iter().chain(&last) {
+            let [x, y, z] = four_normals(vertices, four);
             units.extend(f32x4::transpose([x, y, z, f32x4::ZERO]));
         }
         let starts = &around.starts;
@@ -158,11 +159,18 @@ pub(crate) fn four_normals(vertices: &[f32], [d, e, f, g]: [[i32; 3]; 4]) -> [f3
 /// Writes as many of four points as there is room for.
 #[inline(always)]
 pub(crate) fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
-    let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
-    let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
-    match out.first_chunk_mut::<4>() {
-        Some(out) => *out = four,
-        None => out.copy_from_slice(&four[..out.len()]),
+    let [a, b, c, d] = f32x4::transpose([x, y, z, f32x4::ZERO]);
+    let (a, b, c, d) = (a.to_array(), b.to_array(), c.to_array(), d.to_array());
+    if let Some(out) = out.as_flattened_mut().first_chunk_mut::<12>() {
+        // The spare lane falls on the next point, which is written after it.
+        out[..4].copy_from_slice(&a);
+        out[3..7].copy_from_slice(&b);
+        out[6..10].copy_from_slice(&c);
+        out[9..].copy_from_slice(&d[..3]);
+        return;
+    }
+    for (out, [x, y, z, _]) in out.iter_mut().zip([a, b, c, d]) {
+        *out = [x, y, z];
     }
 }
 
