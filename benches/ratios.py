@@ -180,8 +180,8 @@ def after_encoder(faces: int, threads: int) -> Calls:
 
     return {
         "landmarks, pose, boxes": sparse,
-        "or + vertices, normals, colours": dense,
-        "or + raster, coloured": rendered,
+        "these, vertices, normals, colours": dense,
+        "these, raster with colours": rendered,
     }
 
 

@@ -242,7 +242,10 @@ class DenseFaces:
 
     @property
     def raster_color(self) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB of the rendered faces, 0 where there is nothing; drawn in the pass of `raster` where it can."""
+        """(H, W, 3) RGB of the rendered faces, 0 where there is nothing: `colors` carried to the pixels.
+
+        Unless the raster is there already, both are drawn in one pass, which shades what it shows and nothing else.
+        """
 
         def compute() -> NDArray[np.uint8]:
             if "raster" in self._kept:

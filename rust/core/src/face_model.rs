@@ -200,7 +200,7 @@ impl FaceModel {
     /// A length that does not fit `faces`, a non-finite value, too many threads.
     pub fn shapes(&self, faces: usize, identity: &[f32], expression: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
-        self.refine(&self.decoded(&self.shape, faces, &coefficients, threads)?, faces, threads)
+        self.refined(&self.shape, faces, &coefficients, threads)
     }
 
     /// Albedo `(F, N, 3)` of F faces, sRGB-encoded, not clipped, from `albedo` `(F, n_albedo)`.
@@ -208,7 +208,8 @@ impl FaceModel {
     /// # Errors
     /// As [`Self::shapes`].
     pub fn albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
-        self.refine(&self.stored_albedos(faces, albedo, threads)?, faces, threads)
+        self.check_albedo(faces, albedo)?;
+        self.refined(&self.albedo, faces, albedo, threads)
     }
 
     /// Landmarks `(F, 68, 3)` of F faces, mm, model frame: the bytes that [`Self::shapes`] has at `landmark_vertices`.
@@ -268,14 +269,11 @@ impl FaceModel {
     pub fn refine(&self, stored: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
         let (n, coarse) = (self.n_vertices(), self.n_stored());
         check::length("stored", stored.len(), faces * coarse, "rows")?;
-        if self.subdivision.is_none() {
-            return Ok(stored.to_vec());
-        }
         let mut out = vec![[0.0; 3]; faces * n];
         for (out, stored) in out.chunks_mut(n).zip(stored.chunks(coarse)) {
             out[..coarse].copy_from_slice(stored);
         }
-        self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
+        self.fill_midpoints(&mut out, threads)?;
         Ok(out)
     }
 
@@ -322,9 +320,17 @@ impl FaceModel {
 
     /// The stored ones of [`Self::albedos`], `(F, N0, 3)`.
     pub(crate) fn stored_albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
+        self.check_albedo(faces, albedo)?;
+        let n = self.n_stored();
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        self.albedo.decode(albedo, &mut outputs, threads)?;
+        Ok(out)
+    }
+
+    fn check_albedo(&self, faces: usize, albedo: &[f32]) -> Result<()> {
         check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
-        check::finite("albedo", albedo)?;
-        self.decoded(&self.albedo, faces, albedo, threads)
+        check::finite("albedo", albedo)
     }
 
     /// The boxes of F faces, not a number where a vertex has Z ≤ 0. The caller has checked the camera.
@@ -355,19 +361,27 @@ impl FaceModel {
         Ok((0..faces).flat_map(row).collect())
     }
 
-    /// The stored vertices of F faces, `(F, N0, 3)`.
-    fn decoded(
+    fn refined(
         &self,
         basis: &PackedBasis,
         faces: usize,
         coefficients: &[f32],
         threads: usize,
     ) -> Result<Vec<[f32; 3]>> {
-        let n = self.n_stored();
+        let (n, coarse) = (self.n_vertices(), self.n_stored());
         let mut out = vec![[0.0; 3]; faces * n];
-        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
         basis.decode(coefficients, &mut outputs, threads)?;
+        self.fill_midpoints(&mut out, threads)?;
         Ok(out)
+    }
+
+    /// Midpoints of faces whose stored points are there.
+    fn fill_midpoints(&self, faces: &mut [[f32; 3]], threads: usize) -> Result<()> {
+        if self.subdivision.is_none() {
+            return Ok(());
+        }
+        self.subdivision.refine(&mut faces.chunks_mut(self.n_vertices()).collect::<Vec<_>>(), threads)
     }
 }
 

@@ -223,7 +223,7 @@ mod tests {
     fn decode(basis: &PackedBasis, isa: Isa, coefficients: &[f32], faces: usize, threads: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; faces * basis.rows];
         let mut outputs: Vec<_> = out.chunks_mut(basis.rows.max(1)).collect();
-        basis.decode_with(isa, coefficients, &mut outputs, threads).unwrap();
+        basis.decode_with(isa, coefficients, &mut outputs, threads, |_, _| ()).unwrap();
         out
     }
 
