@@ -124,8 +124,10 @@ def raster(faces: int, height: float, threads: int) -> Calls:
     def maps():  # as the library draws: the stored mesh, then the parts of its triangles
         return _native.rasterize(corners, stored, FOCAL, CENTRE, SIZE, threads, split=True)
 
-    def colored():  # and the picture, in the same pass
-        return _native.render(corners, stored, triangles, colors, FOCAL, CENTRE, SIZE, threads, split=True)
+    normals = native.stored_normals(corners, 1)
+
+    def colored():  # and the picture; ours also decodes albedo and shades it
+        return native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
 
     ours: Calls = {"rasterize": maps, "rasterize+colours": colored}
     return {"Sim3DR": sim3dr, **ours} if Sim3DR_Cython is not None else ours
@@ -133,20 +135,19 @@ def raster(faces: int, height: float, threads: int) -> Calls:
 
 def fit_colors(faces: int, height: float, threads: int) -> Calls:
     """Albedo and light fitted to a picture of the faces; nothing else does that, so there is no baseline."""
-    model, s, stored = face_model(), scene(faces, height), face_model().stored_triangles
-    normals = model.native.normals(s.vertices, 1)
-    colors = _native.colors(model.native.albedos(s.albedo, 1), normals, s.illumination, 1)
-    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
-    photo = _native.render(corners, stored, model.triangles, colors, FOCAL, CENTRE, SIZE, 1, split=True)[-1]
+    model, s = face_model(), scene(faces, height)
+    corners = np.ascontiguousarray(s.vertices[:, : model.n_stored])
+    normals = model.native.stored_normals(corners, 1)
+    photo = model.native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
     light = np.zeros_like(s.illumination)
     light[:, :, 0] = 0.8
-    arguments = (photo, FOCAL, CENTRE, s.vertices, normals, np.zeros_like(s.albedo), light, threads)
+    arguments = (photo, FOCAL, CENTRE, corners, normals, np.zeros_like(s.albedo), light, threads)
     return {"fit": lambda: model.color_fitter.fit(*arguments)}
 
 
 def after_encoder(faces: int, threads: int) -> Calls:
     """All that a result needs, without and with the picture."""
-    native, s, stored = face_model().native, scene(faces, 200), face_model().stored_triangles
+    native, s = face_model().native, scene(faces, 200)
     rng = np.random.default_rng(1)
     columns = native.n_identity + native.n_expression + native.n_albedo + 33
     heatmap = np.zeros((64, 64), np.float32)
@@ -165,19 +166,23 @@ def after_encoder(faces: int, threads: int) -> Calls:
         _native.pose_from_rotations(s.rotations)
         native.boxes(s.identity, s.expression, s.rotations, s.translations, FOCAL, CENTRE, threads)
 
-    def dense():
+    def dense() -> None:
         sparse()
         vertices = native.vertices_camera(s.identity, s.expression, s.rotations, s.translations, threads)
         normals = native.normals(vertices, threads)
-        colors = _native.colors(native.albedos(s.albedo, threads), normals, s.illumination, threads)
-        return vertices, colors
+        _native.colors(native.albedos(s.albedo, threads), normals, s.illumination, threads)
 
     def rendered() -> None:
-        vertices, colors = dense()
-        corners = np.ascontiguousarray(vertices[:, : face_model().n_stored])
-        _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, threads, split=True)
+        sparse()
+        corners = native.stored_vertices(s.identity, s.expression, s.rotations, s.translations, threads)
+        normals = native.stored_normals(corners, threads)
+        native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
 
-    return {"landmarks, pose, boxes": sparse, "+ vertices, normals, colours": dense, "+ raster": rendered}
+    return {
+        "landmarks, pose, boxes": sparse,
+        "these, vertices, normals, colours": dense,
+        "these, raster with colours": rendered,
+    }
 
 
 @click.command()

@@ -55,13 +55,11 @@ def test_colors(benchmark, faces, threads):
 @FACES
 def test_fit_colors(benchmark, faces, threads):
     native, s = face_model().native, scene(faces, 200)
-    normals = native.normals(s.vertices, 1)
-    colors = _native.colors(native.albedos(s.albedo, 1), normals, s.illumination, 1)
-    stored = face_model().stored_triangles
     corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
-    photo = _native.render(corners, stored, native.triangles, colors, FOCAL, CENTRE, SIZE, 1, True)[-1]
+    normals = native.stored_normals(corners, 1)
+    photo = native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, 1)[-1]
     expected = (np.zeros_like(s.albedo), np.full_like(s.illumination, 0.8) * np.eye(9, dtype=np.float32)[0])
-    arguments = (photo, FOCAL, CENTRE, s.vertices, normals, *expected, threads)
+    arguments = (photo, FOCAL, CENTRE, corners, normals, *expected, threads)
     albedo, light = face_model().color_fitter.fit(*arguments)
     assert np.abs(albedo).max() > 0.1 and light.shape == s.illumination.shape
     benchmark(face_model().color_fitter.fit, *arguments)
@@ -97,6 +95,16 @@ def test_rasterize(benchmark, size, faces, threads):
     arguments = (corners, stored, *camera(size), threads, True)
     assert np.unique(_native.rasterize(*arguments)[1]).size > faces // 2  # some of many are hidden
     benchmark(_native.rasterize, *arguments)
+
+
+@FACES
+def test_render(benchmark, faces, threads):
+    native, s = face_model().native, scene(faces, 200)
+    corners = np.ascontiguousarray(s.vertices[:, : face_model().n_stored])
+    normals = native.stored_normals(corners, 1)
+    arguments = (corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
+    assert native.render(*arguments)[-1].any()
+    benchmark(native.render, *arguments)
 
 
 def test_rasterize_a_large_face(benchmark, threads):

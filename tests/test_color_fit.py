@@ -150,8 +150,9 @@ def test_bad_input_is_named(model, change):
     truth = faces_at(model, [(0, 0, 1000)])
     image = np.zeros((*change.get("size", (320, 320)), 3), np.uint8)
     albedo = np.zeros((1, change.get("albedo", 80)), np.float32)
-    vertices = truth.vertices * np.float32(change.get("vertices", 1))
-    arguments = (change.get("focal", 1015.0), (160.0, 160.0), vertices, truth.normals, albedo, truth.illumination, 1)
+    vertices = truth.stored_vertices * np.float32(change.get("vertices", 1))
+    meshes = (vertices, truth.stored_normals)
+    arguments = (change.get("focal", 1015.0), (160.0, 160.0), *meshes, albedo, truth.illumination, 1)
     if "size" in change:  # any size is a photo; grey is not
         image = image[..., 0]
     with pytest.raises(ValueError, match={"size": "image", "vertices": "vertices_camera"}.get(*change, *change)):

@@ -19,7 +19,6 @@ __all__ = [
     "pose_from_rotations",
     "project",
     "rasterize",
-    "render",
     "rotations_from_vectors",
     "shading",
     "transform",
@@ -91,6 +90,27 @@ class FaceModel:
     def normals(
         self, vertices: _F32, threads: int
     ) -> _F32: ...  # vertex_normals of decoded vertices, a quarter of the work
+    def stored_vertices(  # (F, N0, 3): those of vertices_camera that are stored
+        self,
+        identity: _F32,
+        expression: _F32,
+        rotations: _F32,
+        translations: _F32,
+        threads: int,
+    ) -> _F32: ...
+    def refine(self, stored: _F32, threads: int) -> _F32: ...  # (F, N0, 3) -> (F, N, 3)
+    def stored_normals(self, vertices: _F32, threads: int) -> _F32: ...  # (F, N0, 3), as normals
+    def render(  # rasterize the stored mesh and shade what is seen: the maps of rasterize, RGB (H, W, 3)
+        self,
+        vertices: _F32,  # (F, N0, 3), camera frame
+        normals: _F32,  # (F, N0, 3)
+        albedo: _F32,  # (F, K_alb)
+        illumination: _F32,  # (F, 3, 9)
+        focal: float,
+        principal_point: tuple[float, float],
+        size: tuple[int, int],  # width, height
+        threads: int,
+    ) -> tuple[tuple[_I32, _I32, _F32, _F32], _U8]: ...
     def boxes(  # (F, 4): exact box of the projected mesh, from the stored vertices
         self,
         identity: _F32,
@@ -112,8 +132,8 @@ class ColorFitter:
         image: _U8,  # (H, W, 3)
         focal: float,
         principal_point: tuple[float, float],
-        vertices_camera: _F32,  # (F, N, 3)
-        normals_camera: _F32,  # (F, N, 3)
+        vertices_camera: _F32,  # (F, N0, 3)
+        normals_camera: _F32,  # (F, N0, 3)
         albedo: _F32,  # (F, K_alb): expected, and kept where too little is seen
         illumination: _F32,  # (F, 3, 9): kept where too little is seen
         threads: int,
@@ -165,17 +185,6 @@ def rasterize(
     threads: int,
     split: bool = False,  # triangle_id and barycentric of the mesh refined once from this one (CONVENTIONS.md §5)
 ) -> tuple[_I32, _I32, _F32, _F32]: ...  # triangle_id (H, W), face_id (H, W), depth (H, W), barycentric (H, W, 3)
-def render(  # rasterize and, in the same pass, the colours (H, W, 3) of its pixels, 0 where there is nothing
-    vertices_camera: _F32,  # (F, N, 3)
-    triangles: _I32,  # (T, 3), the same for all faces
-    color_triangles: _I32,  # (T, 3), or (4 T, 3) of the refined mesh if split: those that triangle_id speaks of
-    colors: _F32,  # (F, N', 3), 0 to 1
-    focal: float,
-    principal_point: tuple[float, float],
-    size: tuple[int, int],  # width, height
-    threads: int,
-    split: bool = False,
-) -> tuple[tuple[_I32, _I32, _F32, _F32], _U8]: ...  # as rasterize; colours, rounded to the nearest 255th
 def interpolate(
     triangle_id: _I32,  # (H, W)
     face_id: _I32,  # (H, W)

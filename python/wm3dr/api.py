@@ -123,7 +123,7 @@ class Reconstructor:
         color : "rgb" or "bgr"
             Channel order of an array.
         render : bool
-            Compute vertices, colours and the raster at once, instead of when asked for.
+            Draw the faces at once (ids, depth, weights and colours of the pixels), instead of when asked for.
 
         Returns
         -------
@@ -204,7 +204,7 @@ class Reconstructor:
             result = result.with_scale(ipd_mm)
         if render:
             raster = result.render()
-            raster.color, raster.alpha, raster.region  # noqa: B018 (computed and kept)
+            raster.color  # noqa: B018 (computed and kept, with the pass that it needs)
             watch.lap("render")
         timings["total"] = sum(timings.values())
         return result

@@ -125,7 +125,7 @@ class Measurement:
     plain: float
     """Whole call: landmarks, pose, boxes, coefficients."""
     rendered: float
-    """Whole call with vertices, colours and the raster."""
+    """Whole call with fitted colours and the raster."""
     stages: Mapping[str, float]
     """Parts of the call with render (`STAGES`)."""
 

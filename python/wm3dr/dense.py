@@ -141,13 +141,24 @@ class DenseFaces:
     def vertices(self) -> F32:
         """(F, N, 3) mm, camera frame."""
 
+        return self.once("vertices", lambda: self._native.refine(self.stored_vertices, self.threads))
+
+    @property
+    def stored_vertices(self) -> F32:
+        """(F, N0, 3) mm, camera frame: the vertices of the mesh as it is stored, the first of `vertices`."""
+
         def compute() -> F32:
             unscaled = self.translations / self.scales[:, None]  # exact where the scale is 1
             return self._scaled(
-                self._native.vertices_camera(self.identity, self.expression, self.rotations, unscaled, self.threads)
+                self._native.stored_vertices(self.identity, self.expression, self.rotations, unscaled, self.threads)
             )
 
-        return self.once("vertices", compute)
+        return self.once("stored_vertices", compute)
+
+    @property
+    def stored_normals(self) -> F32:
+        """(F, N0, 3) unit vectors out of the face, camera frame: the first of `normals`."""
+        return self.once("stored_normals", lambda: self._native.stored_normals(self.stored_vertices, self.threads))
 
     @property
     def landmarks_model(self) -> F32:
@@ -199,8 +210,8 @@ class DenseFaces:
                 np.ascontiguousarray(photo.pixels[0, :height, :width]),
                 self.camera.focal * photo.scale,
                 (self.camera.principal_point[0] * photo.scale, self.camera.principal_point[1] * photo.scale),
-                self.vertices,
-                self.normals,
+                self.stored_vertices,
+                self.stored_normals,
                 self._albedo,
                 self._illumination,
                 self.threads,
@@ -223,18 +234,35 @@ class DenseFaces:
     @property
     def raster(self) -> RasterBuffers:
         """What is seen at each pixel of the caller's image."""
-        return self.once("raster", lambda: rasterize_faces(self.vertices, self.face_model, self.camera, self.threads))
+
+        def compute() -> RasterBuffers:
+            return rasterize_faces(self.stored_vertices, self.face_model, self.camera, self.threads)
+
+        return self.once("raster", compute)
 
     @property
     def raster_color(self) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB of the rendered faces, 0 where there is nothing; drawn in the pass of `raster` where it can."""
+        """(H, W, 3) RGB of the rendered faces, 0 where there is nothing: `colors` carried to the pixels.
+
+        Unless the raster is there already, both are drawn in one pass, which shades what it shows and nothing else.
+        """
 
         def compute() -> NDArray[np.uint8]:
             if "raster" in self._kept:
                 carried = interpolate(self.raster, self.face_model.triangles, self.colors, self.threads)
                 return np.rint(carried * np.float32(255.0)).astype(np.uint8)
-            buffers, color = render_faces(self.vertices, self.colors, self.face_model, self.camera, self.threads)
-            self.once("raster", lambda: buffers)
+            camera = self.camera
+            buffers, color = self._native.render(
+                self.stored_vertices,
+                self.stored_normals,
+                self.albedo_coefficients,
+                self.illumination,
+                camera.focal,
+                camera.principal_point,
+                camera.size,
+                self.threads,
+            )
+            self.once("raster", lambda: RasterBuffers(*buffers))
             return color
 
         return self.once("raster_color", compute)
@@ -289,33 +317,16 @@ def rasterize(vertices: F32, triangles: NDArray[np.int32], camera: Camera, threa
     )
 
 
-def rasterize_faces(vertices: F32, face_model: FaceModel, camera: Camera, threads: int) -> RasterBuffers:
-    """Draw (F, N, 3) camera-frame vertices of the face model, mm.
+def rasterize_faces(stored_vertices: F32, face_model: FaceModel, camera: Camera, threads: int) -> RasterBuffers:
+    """Draw (F, N0, 3) camera-frame vertices of the face model as it is stored, mm; the maps speak of the refined mesh.
 
     A refined mesh is drawn as the mesh that is stored, a quarter of the triangles: the parts of a triangle lie in its
     plane, so which of them a pixel sees follows from the weights of its corners.
     """
-    corners, stored, split = _stored(vertices, face_model)
-    view = (camera.focal, camera.principal_point, camera.size)
-    return RasterBuffers(*_native.rasterize(corners, stored, *view, threads, split=split))
-
-
-def render_faces(
-    vertices: F32, colors: F32, face_model: FaceModel, camera: Camera, threads: int
-) -> tuple[RasterBuffers, NDArray[np.uint8]]:
-    """Draw as `rasterize_faces` and carry colours (F, N, 3), in [0, 1], to the pixels (H, W, 3) in the same pass."""
-    corners, stored, split = _stored(vertices, face_model)
-    view = (camera.focal, camera.principal_point, camera.size)
-    maps, color = _native.render(corners, stored, face_model.triangles, colors, *view, threads, split=split)
-    return RasterBuffers(*maps), color
-
-
-def _stored(vertices: F32, face_model: FaceModel) -> tuple[F32, NDArray[np.int32], bool]:
-    """Return the vertices and triangles to draw, and whether the mesh is refined from them."""
     stored = face_model.stored_triangles
-    if len(stored) == len(face_model.triangles):
-        return vertices, stored, False
-    return np.ascontiguousarray(vertices[:, : face_model.n_stored]), stored, True
+    view = (camera.focal, camera.principal_point, camera.size)
+    split = len(stored) < len(face_model.triangles)
+    return RasterBuffers(*_native.rasterize(stored_vertices, stored, *view, threads, split=split))
 
 
 def interpolate(buffers: RasterBuffers, triangles: NDArray[np.int32], attributes: F32, threads: int) -> F32:

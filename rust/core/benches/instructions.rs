@@ -3,7 +3,8 @@
 
 use std::hint::black_box;
 
-use wm3dr_core::raster::{Colors, Meshes, View, draw};
+use wm3dr_core::raster::{Meshes, View, rasterize};
+use wm3dr_core::shade::{Surfaces, render};
 use wm3dr_core::{camera, illumination};
 
 mod model;
@@ -24,7 +25,6 @@ fn main() {
     let points = vertices(&model, 1, 450.0);
     let normals = model.normals(&points, 1, 1).expect("finite");
     let light = [[0.1; illumination::ILLUMINATION]];
-    let colors = vec![[0.5; 3]; points.len()];
     let meshes = Meshes { vertices_camera: &points, faces: 1, triangles: model.triangles(), split: false };
     let view = View { focal: 1015.0, principal_point: [256.0; 2], size: SIZE };
     match stage.as_str() {
@@ -38,13 +38,17 @@ fn main() {
         "colors" => measured(&mut || drop(black_box(illumination::colors(&points, &normals, &light, 1)))),
         "fit_colors" => {
             let (fitter, pixels) = (color_fitter(&model), pixels());
-            let (meshes, expected) = ((&points[..], &normals[..]), (&[0.1; IDENTITY][..], &light[..]));
+            let stored = model.n_stored();
+            let (meshes, expected) = ((&points[..stored], &normals[..stored]), (&[0.1; IDENTITY][..], &light[..]));
             measured(&mut || drop(black_box(fitter.fit(&photo(&pixels), meshes, expected, 1))));
         }
-        "rasterize" => measured(&mut || drop(black_box(draw(&meshes, &view, None, 1)))),
+        "rasterize" => measured(&mut || drop(black_box(rasterize(&meshes, &view, 1)))),
         "render" => {
-            let colors = Colors { triangles: model.triangles(), colors: &colors };
-            measured(&mut || drop(black_box(draw(&meshes, &view, Some(colors), 1))));
+            let vertices = &points[..model.n_stored()];
+            let normals = model.stored_normals(vertices, 1, 1).expect("finite");
+            let surfaces = Surfaces { vertices, normals: &normals };
+            let colors = (&[0.1; IDENTITY][..], &light[..]);
+            measured(&mut || drop(black_box(render(&model, &surfaces, colors, &view, 1))));
         }
         other => panic!("no stage {other}"),
     }

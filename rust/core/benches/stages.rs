@@ -3,12 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wm3dr_core::raster::{RasterView, interpolate, rasterize};
+use wm3dr_core::raster::{Meshes, RasterView, View, interpolate, rasterize};
+use wm3dr_core::shade::{Surfaces, render};
 use wm3dr_core::{illumination, mesh, peaks};
 
 mod model;
 
-use model::{EXPRESSION, IDENTITY, SIZE, color_fitter, face_model, photo, pixels, vertices};
+use model::{EXPRESSION, IDENTITY, SIZE, color_fitter, face_model, photo, pixels, stored, vertices};
 
 fn stages(c: &mut Criterion) {
     let model = face_model();
@@ -31,21 +32,29 @@ fn stages(c: &mut Criterion) {
             b.iter(|| illumination::colors(black_box(&points), &normals, &light, threads));
         });
         let expected = vec![0.1; faces * IDENTITY];
+        let stored = stored(&model, &points);
+        let normals = model.stored_normals(&stored, faces, threads).expect("finite");
         c.bench_function(&id("fit_colors"), |b| {
-            b.iter(|| fitter.fit(&photo(&pixels), (black_box(&points), &normals), (&expected, &light), threads));
+            b.iter(|| fitter.fit(&photo(&pixels), (black_box(&stored), &normals), (&expected, &light), threads));
+        });
+        let surfaces = Surfaces { vertices: &stored, normals: &normals };
+        let view = View { focal: 1015.0, principal_point: [256.0; 2], size: SIZE };
+        c.bench_function(&id("render"), |b| {
+            b.iter(|| render(&model, black_box(&surfaces), (&expected, &light), &view, threads));
         });
         for height in [200.0, 450.0] {
             let points = vertices(&model, faces, height);
-            let draw = || rasterize(black_box(&points), faces, model.triangles(), 1015.0, [256.0; 2], SIZE, threads);
+            let meshes = Meshes { vertices_camera: &points, faces, triangles: model.triangles(), split: false };
+            let draw = || rasterize(black_box(&meshes), &view, threads);
             c.bench_function(&id(&format!("rasterize {height} px")), |b| b.iter(draw));
             let raster = draw().expect("finite");
-            let view = RasterView {
+            let seen = RasterView {
                 triangle_id: &raster.triangle_id,
                 face_id: &raster.face_id,
                 barycentric: &raster.barycentric,
             };
             c.bench_function(&id(&format!("interpolate {height} px")), |b| {
-                b.iter(|| interpolate(view, model.triangles(), points.as_flattened(), faces, 3, threads));
+                b.iter(|| interpolate(seen, model.triangles(), points.as_flattened(), faces, 3, threads));
             });
         }
     }

@@ -1,10 +1,14 @@
 //! Model → camera → pixels (CONVENTIONS.md §2, §3).
 
+use wide::f32x4;
+
 use crate::check;
 use crate::error::{Error, Result};
 use crate::face_model::FaceModel;
+use crate::mesh::{points, write_four};
 use crate::parallel;
 use crate::patches::Placed;
+use crate::simd::{self, Kernel, Lanes};
 
 /// Vertices that one thread takes at a time.
 const POINTS_PER_PART: usize = 16384;
@@ -30,9 +34,8 @@ pub fn transform(
         out.chunks_mut(POINTS_PER_PART).zip(vertices.chunks(POINTS_PER_PART)).map(move |(o, v)| (o, v, rigid))
     });
     parallel::for_each(threads, parts, |(out, vertices, (rotation, translation))| {
-        for (out, vertex) in out.iter_mut().zip(vertices) {
-            *out = moved(*vertex, rotation, translation);
-        }
+        out.copy_from_slice(vertices);
+        simd::run(Move { points: out, rotation, translation });
     })?;
     Ok(out)
 }
@@ -71,6 +74,29 @@ pub fn boxes(
     match out.iter().position(|b| b[0].is_nan()) {
         None => Ok(out),
         Some(face) => Err(Error::value("translations", format!("face {face} with a vertex at Z <= 0"), "Z > 0")),
+    }
+}
+
+/// Moves points, each as [`moved`] does.
+pub(crate) struct Move<'a> {
+    pub(crate) points: &'a mut [[f32; 3]],
+    pub(crate) rotation: &'a [f32; 9],
+    pub(crate) translation: &'a [f32; 3],
+}
+
+impl Kernel for Move<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (r, t) = (|k: usize| f32x4::splat(self.rotation[k]), |k: usize| f32x4::splat(self.translation[k]));
+        let (fours, rest) = self.points.as_chunks_mut::<4>();
+        for four in fours {
+            let [x, y, z] = points(four.as_flattened(), [0, 1, 2, 3]);
+            let row = |k: usize| r(3 * k) * x + r(3 * k + 1) * y + r(3 * k + 2) * z + t(k);
+            write_four([row(0), row(1), row(2)], four);
+        }
+        for point in rest {
+            *point = moved(*point, self.rotation, self.translation);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::error::{Error, Result};
+use crate::simd::{self, Kernel, Lanes};
 
 /// Values tested before the loop looks whether one of them was not finite.
 const RUN: usize = 1024;
@@ -11,15 +12,32 @@ const EXPONENT_F16: u16 = 0x7c00;
 
 /// Fails on the first NaN or infinity.
 pub(crate) fn finite(name: &'static str, values: &[f32]) -> Result<()> {
-    for (run, chunk) in values.chunks(RUN).enumerate() {
-        // Exponent bits all set = NaN or infinity; an OR over the run is a loop without branches.
-        let bad = chunk.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT_F32 == EXPONENT_F32));
-        if bad {
-            let index = chunk.iter().position(|v| !v.is_finite()).unwrap_or(0) + run * RUN;
-            return Err(Error::NonFinite { name, index });
+    let mut found = None;
+    simd::run(NonFinite { values, found: &mut found });
+    match found {
+        Some(index) => Err(Error::NonFinite { name, index }),
+        None => Ok(()),
+    }
+}
+
+/// Finds the first NaN or infinity.
+struct NonFinite<'a> {
+    values: &'a [f32],
+    found: &'a mut Option<usize>,
+}
+
+impl Kernel for NonFinite<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for (run, chunk) in self.values.chunks(RUN).enumerate() {
+            // Exponent bits all set = NaN or infinity; a sum over the run is a loop without branches.
+            let bad: u32 = chunk.iter().map(|v| u32::from(v.to_bits() & EXPONENT_F32 == EXPONENT_F32)).sum();
+            if bad > 0 {
+                *self.found = chunk.iter().position(|v| !v.is_finite()).map(|at| at + run * RUN);
+                return;
+            }
         }
     }
-    Ok(())
 }
 
 /// [`finite`] for half precision.

@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::basis::PackedBasis;
-use crate::camera::{check_rigid, moved};
+use crate::camera::{Move, check_rigid};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::mesh::{Around, Normals};
@@ -56,6 +56,8 @@ pub struct FaceModel {
     coarse_triangles: Vec<[i32; 3]>,
     /// The coarse triangles at each refined vertex: those of a corner, and those at the edge of a midpoint.
     around: Around,
+    /// The coarse triangles beyond the edges ab, bc, ca of each, itself where there is none.
+    beyond: Vec<[u32; 3]>,
     shape: PackedBasis,
     albedo: PackedBasis,
     /// The rows of `shape` that the landmarks need: two ends for each.
@@ -99,11 +101,13 @@ impl FaceModel {
             .flat_map(|&v| subdivision.ends(v as usize))
             .flat_map(|v| [3 * v, 3 * v + 1, 3 * v + 2])
             .collect();
+        let around = around(&subdivision, parts.triangles);
         Ok(Self {
             n_identity: parts.n_identity,
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
-            around: around(&subdivision, parts.triangles),
+            beyond: beyond(&subdivision, parts.triangles, &around),
+            around,
             landmark_ends: shape.select(ends.into_iter()),
             patches: Patches::new(parts.mean_shape, &shape),
             shape,
@@ -204,8 +208,7 @@ impl FaceModel {
     /// # Errors
     /// As [`Self::shapes`].
     pub fn albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
-        check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
-        check::finite("albedo", albedo)?;
+        self.check_albedo(faces, albedo)?;
         self.refined(&self.albedo, faces, albedo, threads)
     }
 
@@ -228,24 +231,49 @@ impl FaceModel {
     /// As the two.
     pub fn vertices_camera(
         &self,
+        shape: (&[f32], &[f32]),
+        (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
+        threads: usize,
+    ) -> Result<Vec<[f32; 3]>> {
+        let stored = self.stored_vertices(shape, (rotations, translations), threads)?;
+        self.refine(&stored, rotations.len(), threads)
+    }
+
+    /// The stored ones of [`Self::vertices_camera`], `(F, N0, 3)`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stored_vertices(
+        &self,
         (identity, expression): (&[f32], &[f32]),
         (rotations, translations): (&[[f32; 9]], &[[f32; 3]]),
         threads: usize,
     ) -> Result<Vec<[f32; 3]>> {
         let faces = rotations.len();
         let coefficients = self.shape_coefficients(faces, identity, expression)?;
-        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let n = self.n_stored();
         check_rigid("translations", faces * n, rotations, translations)?;
         let mut out = vec![[0.0; 3]; faces * n];
-        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
-        self.shape.decode(&coefficients, &mut outputs, threads)?;
-        let rigid = rotations.iter().zip(translations);
-        parallel::for_each(threads, out.chunks_mut(n).zip(rigid), |(face, (rotation, translation))| {
-            for vertex in &mut face[..coarse] {
-                *vertex = moved(*vertex, rotation, translation);
-            }
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        self.shape.decode_and(&coefficients, &mut outputs, threads, |face, rows| {
+            let (rotation, translation) = (&rotations[face], &translations[face]);
+            simd::run(Move { points: rows.as_chunks_mut().0, rotation, translation });
         })?;
-        self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
+        Ok(out)
+    }
+
+    /// Points `(F, N, 3)` of the refined mesh from those of the stored one, `(F, N0, 3)`.
+    ///
+    /// # Errors
+    /// A length that does not fit, too many threads.
+    pub fn refine(&self, stored: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        let (n, coarse) = (self.n_vertices(), self.n_stored());
+        check::length("stored", stored.len(), faces * coarse, "rows")?;
+        let mut out = vec![[0.0; 3]; faces * n];
+        for (out, stored) in out.chunks_mut(n).zip(stored.chunks(coarse)) {
+            out[..coarse].copy_from_slice(stored);
+        }
+        self.fill_midpoints(&mut out, threads)?;
         Ok(out)
     }
 
@@ -257,15 +285,52 @@ impl FaceModel {
     /// # Errors
     /// A length that does not fit, a non-finite value, too many threads.
     pub fn normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
-        let n = self.n_vertices();
+        self.normals_of_first(self.n_vertices(), vertices, faces, threads)
+    }
+
+    /// Unit normals of stored vertices `(F, N0, 3)`: those of [`Self::normals`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stored_normals(&self, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
+        self.normals_of_first(self.n_stored(), vertices, faces, threads)
+    }
+
+    /// Normals of faces with the first so many vertices.
+    fn normals_of_first(&self, n: usize, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
         check::length("vertices", vertices.len(), faces * n, "rows")?;
         check::finite("vertices", vertices.as_flattened())?;
         let mut out = vec![[0.0; 3]; faces * n];
-        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(normals, vertices)| {
+        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(out, vertices)| {
             let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
-            simd::run(Normals { vertices, triangles, around, out: normals });
+            simd::run(Normals { vertices, triangles, around, out });
         })?;
         Ok(out)
+    }
+
+    /// The corners of the stored triangles, and the triangles beyond their edges.
+    pub(crate) fn stored_mesh(&self) -> (&[[i32; 3]], &[[u32; 3]]) {
+        (&self.coarse_triangles, &self.beyond)
+    }
+
+    /// Whether the mesh is refined from the stored one.
+    pub(crate) fn is_refined(&self) -> bool {
+        !self.subdivision.is_none()
+    }
+
+    /// The stored ones of [`Self::albedos`], `(F, N0, 3)`.
+    pub(crate) fn stored_albedos(&self, faces: usize, albedo: &[f32], threads: usize) -> Result<Vec<[f32; 3]>> {
+        self.check_albedo(faces, albedo)?;
+        let n = self.n_stored();
+        let mut out = vec![[0.0; 3]; faces * n];
+        let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face.as_flattened_mut()).collect();
+        self.albedo.decode(albedo, &mut outputs, threads)?;
+        Ok(out)
+    }
+
+    fn check_albedo(&self, faces: usize, albedo: &[f32]) -> Result<()> {
+        check::length("albedo", albedo.len(), faces * self.n_albedo(), "values")?;
+        check::finite("albedo", albedo)
     }
 
     /// The boxes of F faces, not a number where a vertex has Z ≤ 0. The caller has checked the camera.
@@ -303,15 +368,31 @@ impl FaceModel {
         coefficients: &[f32],
         threads: usize,
     ) -> Result<Vec<[f32; 3]>> {
-        let (n, coarse) = (self.n_vertices(), self.subdivision.coarse());
+        let (n, coarse) = (self.n_vertices(), self.n_stored());
         let mut out = vec![[0.0; 3]; faces * n];
         let mut outputs: Vec<_> = out.chunks_mut(n).map(|face| face[..coarse].as_flattened_mut()).collect();
         basis.decode(coefficients, &mut outputs, threads)?;
-        if !self.subdivision.is_none() {
-            self.subdivision.refine(&mut out.chunks_mut(n).collect::<Vec<_>>(), threads)?;
-        }
+        self.fill_midpoints(&mut out, threads)?;
         Ok(out)
     }
+
+    /// Midpoints of faces whose stored points are there.
+    fn fill_midpoints(&self, faces: &mut [[f32; 3]], threads: usize) -> Result<()> {
+        if self.subdivision.is_none() {
+            return Ok(());
+        }
+        self.subdivision.refine(&mut faces.chunks_mut(self.n_vertices()).collect::<Vec<_>>(), threads)
+    }
+}
+
+/// The neighbours of each triangle, none of a mesh that is not refined. Two triangles at most share an edge.
+fn beyond(subdivision: &Subdivision, triangles: &[[i32; 3]], around: &Around) -> Vec<[u32; 3]> {
+    let midpoints = subdivision.midpoints(triangles);
+    let other = |own: usize, midpoint: i32| {
+        let both = around.at(subdivision.coarse() + midpoint as usize);
+        both.iter().copied().find(|&t| t as usize != own).unwrap_or(own as u32)
+    };
+    midpoints.iter().enumerate().map(|(own, m)| m.map(|m| other(own, m))).collect()
 }
 
 /// The triangles at each refined vertex.

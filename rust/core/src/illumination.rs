@@ -2,6 +2,8 @@
 
 use std::f32::consts::PI;
 
+use wide::f32x4;
+
 use crate::check;
 use crate::error::Result;
 use crate::parallel;
@@ -107,20 +109,20 @@ pub(crate) fn harmonics([x, y, z]: [f32; 3]) -> [f32; 9] {
 
 /// The frame in which normals come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Frame {
+pub(crate) enum Frame {
     OpenGl,
     /// The OpenGL frame with y and z turned round.
     Camera,
 }
 
 /// One illumination as quadratic polynomials of the normal, R, G and B.
-struct Light {
+pub(crate) struct Light {
     /// 1, x, y, z, xy, yz, xz, z², x² − y²
     terms: [[f32; 9]; 3],
 }
 
 impl Light {
-    fn new(illumination: &[f32; ILLUMINATION], frame: Frame) -> Self {
+    pub(crate) fn new(illumination: &[f32; ILLUMINATION], frame: Frame) -> Self {
         let [k0, k1, k2] = constants();
         let root = 1.0 / (2.0 * 3f32.sqrt());
         let terms = std::array::from_fn(|channel| {
@@ -166,6 +168,18 @@ impl Light {
                 out[channel] = value;
             }
         }
+    }
+
+    /// R, G and B of the light that arrives on four normals: the same sums.
+    #[inline(always)]
+    pub(crate) fn shade_four(&self, [x, y, z]: [f32x4; 3]) -> [f32x4; 3] {
+        let shade = |channel: usize| {
+            let t = |k: usize| f32x4::splat(self.terms[channel][k]);
+            t(0) + x * (t(1) + t(8) * x + t(4) * y)
+                + y * (t(2) - t(8) * y + t(5) * z)
+                + z * (t(3) + t(7) * z + t(6) * x)
+        };
+        [shade(0), shade(1), shade(2)]
     }
 }
 

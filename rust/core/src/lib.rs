@@ -1,7 +1,7 @@
 //! Faces in 3D from an encoder's maps: peaks, morphable model, camera, shading and a rasterizer.
 //!
 //! Frames, units and layouts are those of `CONVENTIONS.md`. The stages, in the order in which a photo passes them:
-//! [`peaks`] → [`coefficients`] → [`pose`] → [`FaceModel`] → [`camera`] → [`mesh`] → [`color_fit`] → [`illumination`] → [`raster`]. A stage
+//! [`peaks`] → [`coefficients`] → [`pose`] → [`FaceModel`] → [`camera`] → [`mesh`] → [`color_fit`] → [`illumination`] → [`raster`], [`shade`]. A stage
 //! takes plain slices, checks them, and returns owned vectors; none keeps state between calls. Results do not depend on
 //! the number of threads.
 
@@ -23,6 +23,7 @@ pub mod peaks;
 pub mod pose;
 pub mod quantized;
 pub mod raster;
+pub mod shade;
 
 pub use error::{Error, Result};
 pub use face_model::{FaceModel, FaceModelParts, LANDMARKS};

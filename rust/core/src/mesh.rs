@@ -99,15 +99,21 @@ impl Around {
         }
         Self { triangles, starts }
     }
+
+    /// The triangles at a vertex.
+    pub(crate) fn at(&self, vertex: usize) -> &[u32] {
+        &self.triangles[self.starts[vertex] as usize..self.starts[vertex + 1] as usize]
+    }
 }
 
-/// Normals at the vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them from
-/// the triangles would read and write every vertex several times.
+/// Normals at the first vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them
+/// from the triangles would read and write every vertex several times.
 pub(crate) struct Normals<'a> {
     /// Flat, three coordinates each.
     pub(crate) vertices: &'a [f32],
     pub(crate) triangles: &'a [[i32; 3]],
     pub(crate) around: &'a Around,
+    /// Of as many vertices as it has room for.
     pub(crate) out: &'a mut [[f32; 3]],
 }
 
@@ -116,18 +122,12 @@ impl Kernel for Normals<'_> {
     fn run<L: Lanes>(self) {
         let Self { vertices, triangles, around, out } = self;
         let mut units = Vec::with_capacity(triangles.len() + 3);
-        for four in triangles.chunks(4) {
-            // Beyond the end, the last one again.
-            let at = |l: usize| four[l.min(four.len() - 1)];
-            let [[a0, b0, c0], [a1, b1, c1], [a2, b2, c2], [a3, b3, c3]] = [at(0), at(1), at(2), at(3)];
-            let [ax, ay, az] = points(vertices, [a0, a1, a2, a3]);
-            let [bx, by, bz] = points(vertices, [b0, b1, b2, b3]);
-            let [cx, cy, cz] = points(vertices, [c0, c1, c2, c3]);
-            let (px, py, pz) = (bx - ax, by - ay, bz - az);
-            let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
-            let normal = [py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx];
-            let [x, y, z] = normalised_four(normal, f32::MIN_POSITIVE);
-            units.extend(f32x4::transpose([x, y, z, f32x4::splat(0.0)]));
+        let (fours, rest) = triangles.as_chunks::<4>();
+        // Of fewer than four, the first one again.
+        let last = rest.first().map(|&first| [0, 1, 2, 3].map(|l| *rest.get(l).unwrap_or(&first)));
+        for &four in fours.iter().chain(&last) {
+            let [x, y, z] = four_normals(vertices, four);
+            units.extend(f32x4::transpose([x, y, z, f32x4::ZERO]));
         }
         let starts = &around.starts;
         let mut vertex = 0;
@@ -140,20 +140,49 @@ impl Kernel for Normals<'_> {
                 vertex += 1;
             }
             let [x, y, z, _] = f32x4::transpose(sums);
-            let [x, y, z] = normalised_four([x, y, z], CANCELLED * CANCELLED);
-            let (x, y, z) = (x.to_array(), y.to_array(), z.to_array());
-            let four = [[x[0], y[0], z[0]], [x[1], y[1], z[1]], [x[2], y[2], z[2]], [x[3], y[3], z[3]]];
-            match out.first_chunk_mut::<4>() {
-                Some(out) => *out = four,
-                None => out.copy_from_slice(&four[..out.len()]),
-            }
+            write_four(normalised_four([x, y, z], CANCELLED * CANCELLED), out);
         }
     }
 }
 
+/// The unit normals of four triangles, 0 for one without area.
+#[inline(always)]
+pub(crate) fn four_normals(vertices: &[f32], [d, e, f, g]: [[i32; 3]; 4]) -> [f32x4; 3] {
+    let [ax, ay, az] = points(vertices, [d[0], e[0], f[0], g[0]]);
+    let [bx, by, bz] = points(vertices, [d[1], e[1], f[1], g[1]]);
+    let [cx, cy, cz] = points(vertices, [d[2], e[2], f[2], g[2]]);
+    let (px, py, pz) = (bx - ax, by - ay, bz - az);
+    let (qx, qy, qz) = (cx - ax, cy - ay, cz - az);
+    normalised_four([py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx], f32::MIN_POSITIVE)
+}
+
+/// Writes as many of four points as there is room for.
+#[inline(always)]
+pub(crate) fn write_four([x, y, z]: [f32x4; 3], out: &mut [[f32; 3]]) {
+    let [a, b, c, d] = f32x4::transpose([x, y, z, f32x4::ZERO]);
+    let (a, b, c, d) = (a.to_array(), b.to_array(), c.to_array(), d.to_array());
+    if let Some(out) = out.as_flattened_mut().first_chunk_mut::<12>() {
+        // The spare lane falls on the next point, which is written after it.
+        out[..4].copy_from_slice(&a);
+        out[3..7].copy_from_slice(&b);
+        out[6..10].copy_from_slice(&c);
+        out[9..].copy_from_slice(&d[..3]);
+        return;
+    }
+    for (out, [x, y, z, _]) in out.iter_mut().zip([a, b, c, d]) {
+        *out = [x, y, z];
+    }
+}
+
+/// Normals of four midpoints from those of the triangles on both sides. Twice the same one gives itself.
+#[inline(always)]
+pub(crate) fn between([ax, ay, az]: [f32x4; 3], [bx, by, bz]: [f32x4; 3]) -> [f32x4; 3] {
+    normalised_four([ax + bx, ay + by, az + bz], CANCELLED * CANCELLED)
+}
+
 /// Four points, coordinate by coordinate.
 #[inline(always)]
-fn points(values: &[f32], [a, b, c, d]: [i32; 4]) -> [f32x4; 3] {
+pub(crate) fn points(values: &[f32], [a, b, c, d]: [i32; 4]) -> [f32x4; 3] {
     let rows =
         [point(values, a as usize), point(values, b as usize), point(values, c as usize), point(values, d as usize)];
     let [x, y, z, _] = f32x4::transpose(rows);

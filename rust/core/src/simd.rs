@@ -1,12 +1,15 @@
 //! Kernels compiled for several instruction sets, of which the processor's widest is taken at run time.
 //!
-//! Nothing is contracted or reordered, so the results do not depend on the instruction set.
+//! Nothing is contracted or reordered, so the results do not depend on the instruction set, [`Lanes::mul_add`] excepted.
 
 use wide::{f32x4, i32x4};
 
 /// A hot loop. Its `run` must be `#[inline(always)]`, and what it calls inlined, to be compiled for the caller's
 /// instruction set.
 pub(crate) trait Kernel {
+    /// Whether it wants the longest registers, and not what suits a row of a small triangle.
+    const LONG: bool = false;
+
     /// Does the work, with the registers of `L`.
     fn run<L: Lanes>(self);
 }
@@ -30,6 +33,8 @@ pub(crate) trait Lanes {
     fn add_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// Products.
     fn mul_floats(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a · b + c`, rounded once where the processor does so in one instruction (x86-64 with AVX2, ARM), else twice.
+    fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// The same value in every lane.
     fn splat(value: f32) -> Self::Floats;
     /// The first [`Self::COUNT`] of values that are as many.
@@ -52,8 +57,15 @@ pub(crate) trait Lanes {
 pub(crate) fn point(values: &[f32], index: usize) -> f32x4 {
     match values[3 * index..].first_chunk::<4>() {
         Some(&four) => f32x4::new(four),
-        None => f32x4::new([values[3 * index], values[3 * index + 1], values[3 * index + 2], 0.0]),
+        None => last_point(values),
     }
+}
+
+/// Apart, since the compiler would take every point number by number if it could do so for the last one.
+#[cold]
+#[inline(never)]
+fn last_point(values: &[f32]) -> f32x4 {
+    values.last_chunk::<3>().map_or(f32x4::ZERO, |&[x, y, z]| f32x4::new([x, y, z, 0.0]))
 }
 
 /// Runs a kernel with the widest instruction set that this processor has. The tests are cached by the standard library.
@@ -69,12 +81,13 @@ pub(crate) fn run(kernel: impl Kernel) {
             && std::is_x86_feature_detected!("avx512vl")
             && std::is_x86_feature_detected!("avx512bw")
             && std::is_x86_feature_detected!("avx512dq")
+            && std::is_x86_feature_detected!("fma")
         {
             // SAFETY: the processor has the features, by the tests above.
             return unsafe { x86::avx512(kernel) };
         }
-        if std::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2, by the test above.
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both, by the tests above.
             return unsafe { x86::avx2(kernel) };
         }
     }
@@ -115,6 +128,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn mul_add(a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
     fn splat(value: f32) -> f32x4 {
         f32x4::splat(value)
     }
@@ -148,17 +166,21 @@ mod x86 {
 
     use super::{Kernel, Lanes};
 
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2")]
-    pub(super) fn avx512(kernel: impl Kernel) {
-        kernel.run::<Avx2>();
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    pub(super) fn avx512<K: Kernel>(kernel: K) {
+        if K::LONG {
+            kernel.run::<Avx512>();
+        } else {
+            kernel.run::<Avx2>();
+        }
     }
 
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma")]
     pub(super) fn avx2(kernel: impl Kernel) {
         kernel.run::<Avx2>();
     }
 
-    /// Eight lanes. Private to this module, whose two kernels alone run with it, where the processor has AVX2.
+    /// Eight lanes. Private to this module, whose two functions alone run with it, where the processor has AVX2 and FMA.
     struct Avx2;
 
     impl Lanes for Avx2 {
@@ -203,6 +225,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the processor has FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
         fn splat(value: f32) -> __m256 {
             // SAFETY: the processor has AVX2.
             unsafe { _mm256_set1_ps(value) }
@@ -241,13 +269,112 @@ mod x86 {
             }
         }
     }
+
+    /// Sixteen lanes. Private to this module, whose function for AVX-512 alone runs with it, where the processor has that.
+    struct Avx512;
+
+    impl Lanes for Avx512 {
+        const COUNT: usize = 16;
+        type Ints = __m512i;
+        type Floats = __m512;
+
+        #[inline(always)]
+        fn ints(start: i32, step: i32) -> __m512i {
+            // SAFETY: the processor has AVX-512.
+            unsafe {
+                let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                _mm512_add_epi32(_mm512_set1_epi32(start), _mm512_mullo_epi32(_mm512_set1_epi32(step), lanes))
+            }
+        }
+
+        #[inline(always)]
+        fn floats(start: f32, step: f32) -> __m512 {
+            // SAFETY: the processor has AVX-512.
+            unsafe {
+                let lanes = _mm512_cvtepi32_ps(Self::ints(0, 1));
+                _mm512_add_ps(_mm512_set1_ps(start), _mm512_mul_ps(_mm512_set1_ps(step), lanes))
+            }
+        }
+
+        #[inline(always)]
+        fn add_ints(a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: the processor has AVX-512.
+            unsafe { _mm512_add_epi32(a, b) }
+        }
+
+        #[inline(always)]
+        fn add_floats(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the processor has AVX-512.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_floats(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the processor has AVX-512.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the processor has AVX-512.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn splat(value: f32) -> __m512 {
+            // SAFETY: the processor has AVX-512.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        fn load(values: &[f32]) -> __m512 {
+            // SAFETY: the processor has AVX-512; the slice has the 64 bytes that are read, in any alignment.
+            unsafe { _mm512_loadu_ps(values[..16].as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(value: __m512, values: &mut [f32]) {
+            // SAFETY: the processor has AVX-512; the slice has the 64 bytes that are written, in any alignment.
+            unsafe { _mm512_storeu_ps(values[..16].as_mut_ptr(), value) }
+        }
+
+        #[inline(always)]
+        fn replace(edges: [__m512i; 3], value: __m512, number: __m512i, values: &mut [f32], numbers: &mut [i32]) {
+            let (Some(values), Some(numbers)) = (values.first_chunk_mut::<16>(), numbers.first_chunk_mut::<16>())
+            else {
+                return;
+            };
+            // SAFETY: the processor has AVX-512; the arrays have the 64 bytes each that are read and written, in any alignment.
+            unsafe {
+                let edges = _mm512_or_si512(_mm512_or_si512(edges[0], edges[1]), edges[2]);
+                let inside = _mm512_cmpge_epi32_mask(edges, _mm512_setzero_si512());
+                let old = _mm512_loadu_ps(values.as_ptr());
+                let nearer = _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(inside, value, old);
+                _mm512_mask_storeu_ps(values.as_mut_ptr(), nearer, value);
+                _mm512_mask_storeu_epi32(numbers.as_mut_ptr(), nearer, number);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;
 
-    use crate::raster::{Colors, Meshes, View, draw};
+    use crate::raster::{Meshes, Patch, Shader, View, render};
+
+    /// A colour for every corner of every triangle.
+    struct Painted;
+
+    impl Shader for Painted {
+        fn shade(&self, _: usize, triangle: usize) -> Patch {
+            let color = |corner: usize| {
+                let [red, green, blue] = [0.1, 0.6, 1.7].map(|shift| ((6 * triangle + corner) as f32 * shift).sin());
+                [red, green, blue, 0.0].map(|value| 0.5 + 0.4 * value)
+            };
+            [0, 1, 2, 3, 4, 5].map(color)
+        }
+    }
 
     thread_local! {
         /// Whether this thread takes the registers of every target.
@@ -268,18 +395,20 @@ pub(crate) mod tests {
             let quads = (0..sides * sides).filter(|i| i % sides < sides - 1 && i / sides < sides - 1);
             let triangles: Vec<_> =
                 quads.flat_map(|i| [[i, i + sides, i + sides + 1], [i, i + sides + 1, i + 1]]).collect();
-            let colors: Vec<_> = vertices.iter().map(|v| v.map(|x| 0.5 + 0.4 * (0.1 * x).sin())).collect();
             let view = View { focal: 400.0, principal_point: [30.5, 20.0], size: [61, 43] };
-            let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split: false };
-            let drawn = |portable| {
-                PORTABLE.set(portable);
-                let out = draw(&meshes, &view, Some(Colors { triangles: &triangles, colors: &colors }), 1).unwrap();
-                PORTABLE.set(false);
-                out
-            };
-            let (raster, color) = drawn(true);
-            assert!(raster.triangle_id.iter().any(|&id| id >= 0));
-            assert!(drawn(false) == (raster, color), "{step}");
+            for split in [false, true] {
+                let meshes = Meshes { vertices_camera: &vertices, faces: 1, triangles: &triangles, split };
+                let drawn = |portable| {
+                    PORTABLE.set(portable);
+                    let out = render(&meshes, &view, &Painted, 1).unwrap();
+                    PORTABLE.set(false);
+                    out
+                };
+                let (raster, color) = drawn(true);
+                assert!(raster.triangle_id.iter().any(|&id| id >= 0));
+                assert!(color.iter().any(|&color| color != [0; 3]));
+                assert!(drawn(false) == (raster, color), "{step}");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Properties of the rasterizer that need no twin.
 
 use proptest::prelude::*;
-use wm3dr_core::raster::{Raster, rasterize};
+use wm3dr_core::raster::{Meshes, Raster, View, rasterize};
 
 const SIZE: [usize; 2] = [61, 75];
 const DEPTH: f32 = 500.0;
@@ -26,7 +26,8 @@ fn sheet(moves: &[(i32, i32)], flips: &[bool]) -> (Vec<[f32; 3]>, Vec<[i32; 3]>)
 }
 
 fn draw(vertices: &[[f32; 3]], faces: usize, triangles: &[[i32; 3]], threads: usize) -> Raster {
-    rasterize(vertices, faces, triangles, DEPTH, [0.0, 0.0], SIZE, threads).unwrap()
+    let meshes = Meshes { vertices_camera: vertices, faces, triangles, split: false };
+    rasterize(&meshes, &View { focal: DEPTH, principal_point: [0.0, 0.0], size: SIZE }, threads).unwrap()
 }
 
 proptest! {
@@ -87,7 +88,9 @@ fn far_corners_do_not_overflow() {
 #[test]
 fn two_to_the_31_triangles_are_refused() {
     let triangles = vec![[0, 1, 2]; 70_000];
-    let error = rasterize(&vec![[0.0, 0.0, 9.0]; 3 * 40_000], 40_000, &triangles, 1.0, [0.0; 2], [4, 4], 1);
+    let vertices = vec![[0.0, 0.0, 9.0]; 3 * 40_000];
+    let meshes = Meshes { vertices_camera: &vertices, faces: 40_000, triangles: &triangles, split: false };
+    let error = rasterize(&meshes, &View { focal: 1.0, principal_point: [0.0; 2], size: [4, 4] }, 1);
     let message = error.unwrap_err().to_string();
     assert_eq!(message, "'triangles' has 70000 triangles for 40000 faces, expected fewer than 2^31 in all");
 }

@@ -14,7 +14,7 @@ type Fits<'py> = (Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArrayDyn<f32>>);
 #[pyclass(name = "ColorFitter", module = "wm3dr._native", frozen)]
 pub(crate) struct PyColorFitter {
     fitter: ColorFitter,
-    n_vertices: usize,
+    n_stored: usize,
     n_albedo: usize,
 }
 
@@ -26,7 +26,7 @@ impl PyColorFitter {
         let weights = Array::<f32>::new("weights", weights, &[Is(model.n_stored())])?;
         let values = weights.values()?;
         let fitter = py.detach(|| ColorFitter::new(model, values)).map_err(raised)?;
-        Ok(Self { fitter, n_vertices: model.n_vertices(), n_albedo: model.n_albedo() })
+        Ok(Self { fitter, n_stored: model.n_stored(), n_albedo: model.n_albedo() })
     }
 
     #[getter]
@@ -51,7 +51,7 @@ impl PyColorFitter {
         let albedo = Array::<f32>::new("albedo", albedo, &[Any("F"), Is(self.n_albedo)])?;
         let faces = albedo.len(0);
         let illumination = illuminations(illumination, faces)?;
-        let mesh = [Is(faces), Is(self.n_vertices), Is(3)];
+        let mesh = [Is(faces), Is(self.n_stored), Is(3)];
         let vertices = Array::<f32>::new("vertices_camera", vertices_camera, &mesh)?;
         let normals = Array::<f32>::new("normals_camera", normals_camera, &mesh)?;
         let size = [image.len(1), image.len(0)];

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use half::f16;
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
+use wm3dr_core::raster::View;
+use wm3dr_core::shade::{self, Surfaces};
 use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS, camera};
 
-use crate::arrays::{Any, Array, Is, array, constant, motions};
+use crate::arrays::{Any, Array, Is, array, constant, illuminations, motions};
 use crate::errors::{ModelError, raised};
+use crate::raster::{Maps, maps};
 
 type Out<'py, T> = PyResult<Bound<'py, PyArrayDyn<T>>>;
 
@@ -173,6 +176,67 @@ impl PyFaceModel {
         let motion = (rotations.rows()?, translations.rows()?);
         let out = py.detach(|| self.model.vertices_camera(shape, motion, threads)).map_err(raised)?;
         array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
+    }
+
+    fn stored_vertices<'py>(
+        &self,
+        py: Python<'py>,
+        identity: &Bound<'py, PyAny>,
+        expression: &Bound<'py, PyAny>,
+        rotations: &Bound<'py, PyAny>,
+        translations: &Bound<'py, PyAny>,
+        threads: usize,
+    ) -> Out<'py, f32> {
+        let (identity, expression) = self.shape_coefficients(identity, expression)?;
+        let faces = identity.len(0);
+        let (rotations, translations) = motions(rotations, translations, faces)?;
+        let shape = (identity.values()?, expression.values()?);
+        let motion = (rotations.rows()?, translations.rows()?);
+        let out = py.detach(|| self.model.stored_vertices(shape, motion, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, self.model.n_stored(), 3])
+    }
+
+    fn refine<'py>(&self, py: Python<'py>, stored: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {
+        let stored = Array::<f32>::new("stored", stored, &[Any("F"), Is(self.model.n_stored()), Is(3)])?;
+        let (faces, rows) = (stored.len(0), stored.rows()?);
+        let out = py.detach(|| self.model.refine(rows, faces, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
+    }
+
+    fn stored_normals<'py>(&self, py: Python<'py>, vertices: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {
+        let n = self.model.n_stored();
+        let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Is(n), Is(3)])?;
+        let (faces, rows) = (vertices.len(0), vertices.rows()?);
+        let out = py.detach(|| self.model.stored_normals(rows, faces, threads)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, n, 3])
+    }
+
+    #[allow(clippy::too_many_arguments)] // surfaces, their colours and a camera
+    fn render<'py>(
+        &self,
+        py: Python<'py>,
+        vertices: &Bound<'py, PyAny>,
+        normals: &Bound<'py, PyAny>,
+        albedo: &Bound<'py, PyAny>,
+        illumination: &Bound<'py, PyAny>,
+        focal: f32,
+        principal_point: (f32, f32),
+        size: (usize, usize),
+        threads: usize,
+    ) -> PyResult<(Maps<'py>, Bound<'py, PyArrayDyn<u8>>)> {
+        let n = self.model.n_stored();
+        let vertices = Array::<f32>::new("vertices", vertices, &[Any("F"), Is(n), Is(3)])?;
+        let faces = vertices.len(0);
+        let normals = Array::<f32>::new("normals", normals, &[Is(faces), Is(n), Is(3)])?;
+        let albedo = Array::<f32>::new("albedo", albedo, &[Is(faces), Is(self.model.n_albedo())])?;
+        let illumination = illuminations(illumination, faces)?;
+        let surfaces = Surfaces { vertices: vertices.rows()?, normals: normals.rows()? };
+        let colors = (albedo.values()?, illumination.rows()?);
+        let view = View { focal, principal_point: principal_point.into(), size: size.into() };
+        let drawn = py.detach(|| shade::render(&self.model, &surfaces, colors, &view, threads));
+        let (raster, color) = drawn.map_err(raised)?;
+        let [width, height] = raster.size;
+        Ok((maps(py, raster)?, array(py, color.into_flattened(), &[height, width, 3])?))
     }
 
     fn normals<'py>(&self, py: Python<'py>, vertices: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {

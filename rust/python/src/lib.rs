@@ -50,7 +50,7 @@ mod _native {
     #[pymodule_export]
     use super::face_model::PyFaceModel;
     #[pymodule_export]
-    use super::raster::{interpolate, rasterize, render};
+    use super::raster::{interpolate, rasterize};
     #[pymodule_export]
     use super::stages::{
         averaged_rows, cell_centers, colors, find_peaks, gather_coefficients, gather_features, has_quantized_kernels,

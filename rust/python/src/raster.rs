@@ -2,7 +2,7 @@
 
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
-use wm3dr_core::raster::{self, Colors, Meshes, Raster, RasterView, View};
+use wm3dr_core::raster::{self, Meshes, Raster, RasterView, View};
 
 use crate::arrays::{Any, Array, Is, array, corners, points};
 use crate::errors::raised;
@@ -10,7 +10,7 @@ use crate::errors::raised;
 type Out<'py, T> = Bound<'py, PyArrayDyn<T>>;
 
 /// triangle_id, face_id, depth, barycentric
-type Maps<'py> = (Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>);
+pub(crate) type Maps<'py> = (Out<'py, i32>, Out<'py, i32>, Out<'py, f32>, Out<'py, f32>);
 
 #[pyfunction]
 #[pyo3(signature = (vertices_camera, triangles, focal, principal_point, size, threads, split=false))]
@@ -30,39 +30,11 @@ pub(crate) fn rasterize<'py>(
     let (faces, vertices_camera, triangles) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
     let meshes = Meshes { vertices_camera, faces, triangles, split };
     let view = View { focal, principal_point: principal_point.into(), size: size.into() };
-    let (raster, _) = py.detach(|| raster::draw(&meshes, &view, None, threads)).map_err(raised)?;
+    let raster = py.detach(|| raster::rasterize(&meshes, &view, threads)).map_err(raised)?;
     maps(py, raster)
 }
 
-#[pyfunction]
-#[pyo3(signature = (vertices_camera, triangles, color_triangles, colors, focal, principal_point, size, threads, split=false))]
-#[allow(clippy::too_many_arguments)] // meshes, their colours and a camera
-pub(crate) fn render<'py>(
-    py: Python<'py>,
-    vertices_camera: &Bound<'py, PyAny>,
-    triangles: &Bound<'py, PyAny>,
-    color_triangles: &Bound<'py, PyAny>,
-    colors: &Bound<'py, PyAny>,
-    focal: f32,
-    principal_point: (f32, f32),
-    size: (usize, usize),
-    threads: usize,
-    split: bool,
-) -> PyResult<(Maps<'py>, Out<'py, u8>)> {
-    let vertices = points("vertices_camera", vertices_camera)?;
-    let triangles = corners("triangles", triangles)?;
-    let (faces, vertices_camera, triangles) = (vertices.len(0), vertices.rows()?, triangles.rows()?);
-    let color_triangles = corners("color_triangles", color_triangles)?;
-    let colors = Array::<f32>::new("colors", colors, &[Is(faces), Any("N"), Is(3)])?;
-    let meshes = Meshes { vertices_camera, faces, triangles, split };
-    let view = View { focal, principal_point: principal_point.into(), size: size.into() };
-    let colors = Colors { triangles: color_triangles.rows()?, colors: colors.rows()? };
-    let (raster, color) = py.detach(|| raster::draw(&meshes, &view, Some(colors), threads)).map_err(raised)?;
-    let [width, height] = raster.size;
-    Ok((maps(py, raster)?, array(py, color.into_flattened(), &[height, width, 3])?))
-}
-
-fn maps(py: Python<'_>, raster: Raster) -> PyResult<Maps<'_>> {
+pub(crate) fn maps(py: Python<'_>, raster: Raster) -> PyResult<Maps<'_>> {
     let [width, height] = raster.size;
     Ok((
         array(py, raster.triangle_id, &[height, width])?,

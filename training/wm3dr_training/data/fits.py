@@ -97,8 +97,8 @@ class CropColors:
         fit : ColorFit or None
             None when fewer than 200 of the sampled vertices show skin.
         """
-        meshes = np.ascontiguousarray(vertices[None], dtype=np.float32)
-        normals = self.model.native.normals(meshes, 1)
+        meshes = np.ascontiguousarray(vertices[None, : self.model.n_stored], dtype=np.float32)
+        normals = self.model.native.stored_normals(meshes, 1)
         sample = self._that_show_skin(skin, meshes, normals)
         if len(sample) < LEAST_SKIN:
             return None

@@ -54,6 +54,12 @@ pub fn vertices(model: &FaceModel, faces: usize, height: f32) -> Vec<[f32; 3]> {
     (0..faces).flat_map(|f| model.mean_shape().iter().map(move |v| [v[0] + shift(f), -v[1], depth - v[2]])).collect()
 }
 
+/// The stored ones of vertices, or what belongs to them.
+#[allow(dead_code)] // not every benchmark needs it
+pub fn stored(model: &FaceModel, points: &[[f32; 3]]) -> Vec<[f32; 3]> {
+    points.chunks(model.n_vertices()).flat_map(|face| face[..model.n_stored()].iter().copied()).collect()
+}
+
 /// The areas of the model, all of whose vertices count the same.
 pub fn color_fitter(model: &FaceModel) -> ColorFitter {
     ColorFitter::new(model, &vec![1.0; COLUMNS * COLUMNS]).expect("as many weights as stored vertices")

@@ -18,8 +18,8 @@ use crate::parallel;
 pub(crate) use kernel::ROWS;
 use kernel::{Block, Isa};
 
-/// Blocks that one thread takes at a time.
-const BLOCKS_PER_PART: usize = 32;
+/// Blocks that one thread takes at a time: whole points of three rows, and whole fours of them.
+const BLOCKS_PER_PART: usize = 30;
 
 /// `mean + basis · coefficients` for any number of faces.
 #[derive(Debug)]
@@ -128,10 +128,29 @@ impl PackedBasis {
 
     /// Writes face f, all rows, to `outputs[f]`. `coefficients` is `(faces, columns)`; the caller has checked both.
     pub(crate) fn decode(&self, coefficients: &[f32], outputs: &mut [&mut [f32]], threads: usize) -> Result<()> {
-        self.decode_with(Isa::detect(), coefficients, outputs, threads)
+        self.decode_with(Isa::detect(), coefficients, outputs, threads, |_, _| ())
     }
 
-    fn decode_with(&self, isa: Isa, coefficients: &[f32], outputs: &mut [&mut [f32]], threads: usize) -> Result<()> {
+    /// [`Self::decode`], then calls `finish` with the number of the face and some of its rows, as long as they are in the
+    /// cache. Where rows are points of three, these are whole points.
+    pub(crate) fn decode_and(
+        &self,
+        coefficients: &[f32],
+        outputs: &mut [&mut [f32]],
+        threads: usize,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        self.decode_with(Isa::detect(), coefficients, outputs, threads, finish)
+    }
+
+    fn decode_with(
+        &self,
+        isa: Isa,
+        coefficients: &[f32],
+        outputs: &mut [&mut [f32]],
+        threads: usize,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
         if outputs.is_empty() {
             return Ok(());
         }
@@ -140,6 +159,7 @@ impl PackedBasis {
         let parts = std::iter::from_fn(|| faces.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>()).enumerate();
         parallel::for_each(threads, parts, |(part, mut outputs)| {
             self.write(isa, &groups, part * BLOCKS_PER_PART, &mut outputs);
+            outputs.iter_mut().enumerate().for_each(|(face, rows)| finish(face, rows));
         })
     }
 
@@ -203,7 +223,7 @@ mod tests {
     fn decode(basis: &PackedBasis, isa: Isa, coefficients: &[f32], faces: usize, threads: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; faces * basis.rows];
         let mut outputs: Vec<_> = out.chunks_mut(basis.rows.max(1)).collect();
-        basis.decode_with(isa, coefficients, &mut outputs, threads).unwrap();
+        basis.decode_with(isa, coefficients, &mut outputs, threads, |_, _| ()).unwrap();
         out
     }
 

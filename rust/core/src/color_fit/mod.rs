@@ -9,14 +9,15 @@
 mod solve;
 
 use crate::check;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::face_model::FaceModel;
 use crate::illumination::{ILLUMINATION, harmonics};
-use crate::mesh::normalised;
+use crate::mesh::{normalised, points, write_four};
+use crate::parallel;
 use crate::patches::cut;
-use crate::{camera, parallel};
+use crate::simd::{self, Kernel, Lanes, point};
 use solve::{Areas, Seen};
-use wide::f32x4;
+use wide::{f32x4, i32x4};
 
 /// Vertices of an area.
 const AREA: usize = 12;
@@ -47,10 +48,8 @@ pub struct Photo<'a> {
 /// The areas of a face model in which colours are compared.
 #[derive(Debug)]
 pub struct ColorFitter {
-    /// Vertices of the mesh.
+    /// Stored vertices of the face model.
     vertices: usize,
-    /// Of these the first are stored, the others midpoints.
-    stored: usize,
     /// The vertices of each area, one area after the other, and where each begins and the last ends.
     members: Vec<u32>,
     bounds: Vec<usize>,
@@ -105,8 +104,7 @@ impl ColorFitter {
             bounds.push(bounds[bounds.len() - 1] + group.len());
         }
         Ok(Self {
-            vertices: model.n_vertices(),
-            stored,
+            vertices: stored,
             members: groups.iter().flatten().map(|&v| v as u32).collect(),
             bounds,
             weights: groups.iter().map(|group| mean_of(group, |v| weights[v])).collect(),
@@ -119,12 +117,11 @@ impl ColorFitter {
         self.areas.len()
     }
 
-    /// Fits F faces with `vertices_camera` and unit `normals_camera` `(F, N, 3)`, in mm and the camera frame. `albedo`
+    /// Fits F faces with stored `vertices_camera` and their unit `normals_camera` `(F, N0, 3)`, in mm and the camera frame. `albedo`
     /// `(F, n_albedo)` and `illumination` `(F, 3, 9)` are what is expected; a face of which too little is seen keeps them.
     ///
     /// # Errors
-    /// Lengths that do not fit, a non-finite value (midpoints are not read), a camera without positive focal length, too
-    /// many threads.
+    /// Lengths that do not fit, a non-finite value, a camera without positive focal length, too many threads.
     pub fn fit(
         &self,
         photo: &Photo<'_>,
@@ -144,10 +141,10 @@ impl ColorFitter {
         if faces == 0 {
             return Ok(out);
         }
-        self.check_finite("vertices_camera", vertices_camera)?;
-        self.check_finite("normals_camera", normals_camera)?;
+        check::finite("vertices_camera", vertices_camera.as_flattened())?;
+        check::finite("normals_camera", normals_camera.as_flattened())?;
         let mut projected = vec![Projected::default(); faces];
-        let meshes = vertices_camera.chunks(self.vertices).map(|mesh| &mesh[..self.stored]);
+        let meshes = vertices_camera.chunks(self.vertices);
         parallel::for_each(threads, projected.iter_mut().zip(meshes), |(out, mesh)| {
             *out = Projected::new(mesh, photo)
         })?;
@@ -163,17 +160,6 @@ impl ColorFitter {
         Ok(out)
     }
 
-    /// Fails on the first NaN or infinity at a stored vertex.
-    fn check_finite(&self, name: &'static str, values: &[[f32; 3]]) -> Result<()> {
-        for (face, values) in values.chunks(self.vertices).enumerate() {
-            check::finite(name, values[..self.stored].as_flattened()).map_err(|error| match error {
-                Error::NonFinite { name, index } => Error::NonFinite { name, index: index + 3 * face * self.vertices },
-                other => other,
-            })?;
-        }
-        Ok(())
-    }
-
     /// The areas that are seen, with what the photo shows of them.
     fn seen(
         &self,
@@ -182,25 +168,58 @@ impl ColorFitter {
         all: &[Projected],
         (vertices, normals): (&[[f32; 3]], &[[f32; 3]]),
     ) -> Vec<Seen> {
-        let grid = Grid::new(own, all);
         // An area carries as much as the pixels that it covers, at most as much as its vertices.
         let pixels = FACE_IN_BOX * (own.high[0] - own.low[0]) * (own.high[1] - own.low[1]) / self.n_areas() as f32;
         let share = (pixels / AREA as f32).min(1.0);
         let mut out = Vec::with_capacity(self.n_areas());
-        for (area, bounds) in self.bounds.windows(2).enumerate() {
+        let grid = Grid::new(own, all);
+        simd::run(Look {
+            fitter: self,
+            photo,
+            places: &own.places,
+            grid: &grid,
+            vertices,
+            normals,
+            share,
+            out: &mut out,
+        });
+        out
+    }
+}
+
+/// Looks at the areas of a face.
+struct Look<'a> {
+    fitter: &'a ColorFitter,
+    photo: &'a Photo<'a>,
+    places: &'a [[f32; 3]],
+    grid: &'a Grid,
+    vertices: &'a [[f32; 3]],
+    normals: &'a [[f32; 3]],
+    /// What an area carries.
+    share: f32,
+    out: &'a mut Vec<Seen>,
+}
+
+impl Kernel for Look<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { fitter, photo, places, grid, vertices, normals, share, out } = self;
+        let facing = facing(vertices.as_flattened(), normals.as_flattened());
+        let normals = normals.as_flattened();
+        for (area, bounds) in fitter.bounds.windows(2).enumerate() {
             // Sums over the vertices that are seen, each times how squarely it faces the camera: RGB and 1, and the normal.
             let (mut color, mut normal) = (f32x4::ZERO, f32x4::ZERO);
-            for &vertex in &self.members[bounds[0]..bounds[1]] {
+            for &vertex in &fitter.members[bounds[0]..bounds[1]] {
                 let vertex = vertex as usize;
-                let (point, place, [x, y, z]) = (vertices[vertex], own.places[vertex], normals[vertex]);
-                let dot = |a: [f32; 3], b: [f32; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-                let facing = -dot(point, [x, y, z]) / dot(point, point).sqrt();
+                let facing = facing[vertex];
                 // Not a number where the vertex is at the camera: never seen.
-                if (facing > GRAZING) & photo.contains(place) && grid.shows(vertex, place[2]) {
-                    let [red, green, blue] = photo.color(place);
-                    let facing = f32x4::splat(facing);
-                    color += facing * f32x4::new([red, green, blue, 1.0]);
-                    normal += facing * f32x4::new([x, y, z, 0.0]);
+                if facing > GRAZING {
+                    let place = places[vertex];
+                    if photo.contains(place) && grid.shows(vertex, place[2]) {
+                        let facing = f32x4::splat(facing);
+                        color += facing * photo.color(place);
+                        normal += facing * point(normals, vertex);
+                    }
                 }
             }
             let ([red, green, blue, weight], [x, y, z, _]) = (color.to_array(), normal.to_array());
@@ -208,14 +227,27 @@ impl ColorFitter {
                 let [x, y, z] = normalised([x, y, z], f32::MIN_POSITIVE);
                 out.push(Seen {
                     area,
-                    weight: share * self.weights[area] * weight,
+                    weight: share * fitter.weights[area] * weight,
                     color: [red, green, blue].map(|c| c / (255.0 * weight)),
                     bands: harmonics([x, -y, -z]), // of the OpenGL frame
                 });
             }
         }
-        out
     }
+}
+
+/// The cosine between each normal and the line of sight; both flat, three coordinates each.
+#[inline(always)]
+fn facing(vertices: &[f32], normals: &[f32]) -> Vec<f32> {
+    let dot = |a: [f32x4; 3], b: [f32x4; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    let count = vertices.len() / 3;
+    let mut out = Vec::with_capacity(count + 4);
+    for first in (0..count).step_by(4) {
+        let four = four(first, count - first);
+        let (point, normal) = (points(vertices, four), points(normals, four));
+        out.extend((-(dot(point, normal) / dot(point, point).sqrt())).to_array());
+    }
+    out
 }
 
 impl Photo<'_> {
@@ -224,19 +256,23 @@ impl Photo<'_> {
         (x > 1.0) & (y > 1.0) & (x < self.size[0] as f32 - 1.0) & (y < self.size[1] as f32 - 1.0)
     }
 
-    /// The colour at a place inside, interpolated between pixel centres, 0 to 255.
-    fn color(&self, [x, y, _]: [f32; 3]) -> [f32; 3] {
+    /// The colour at a place inside, interpolated between pixel centres, 0 to 255; and 1.
+    #[inline(always)]
+    fn color(&self, [x, y, _]: [f32; 3]) -> f32x4 {
         let (x, y) = (x - 0.5, y - 0.5);
-        let (column, row) = (x as usize, y as usize);
+        let (column, row) = (x as i32, y as i32);
         let (u, v) = (x - column as f32, y - row as f32);
-        let upper = &self.pixels[row * self.size[0] + column..][..2];
-        let lower = &self.pixels[(row + 1) * self.size[0] + column..][..2];
+        let first = row as usize * self.size[0] + column as usize;
+        let upper = &self.pixels[first..][..2];
+        let lower = &self.pixels[first + self.size[0]..][..2];
         let [a, b] = [(1.0 - u) * (1.0 - v), u * (1.0 - v)];
         let [c, d] = [(1.0 - u) * v, u * v];
-        let value = |pixel: [u8; 3], channel: usize| f32::from(pixel[channel]);
-        std::array::from_fn(|k| {
-            (a * value(upper[0], k) + b * value(upper[1], k)) + (c * value(lower[0], k) + d * value(lower[1], k))
-        })
+        let value = |weight: f32, [red, green, blue]: [u8; 3]| {
+            f32x4::splat(weight) * i32x4::new([i32::from(red), i32::from(green), i32::from(blue), 0]).round_float()
+        };
+        (value(a, upper[0]) + value(b, upper[1]))
+            + (value(c, lower[0]) + value(d, lower[1]))
+            + f32x4::new([0.0, 0.0, 0.0, 1.0])
     }
 }
 
@@ -252,20 +288,9 @@ struct Projected {
 
 impl Projected {
     fn new(vertices: &[[f32; 3]], photo: &Photo<'_>) -> Self {
-        let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
-        let place = |&vertex: &[f32; 3]| {
-            if vertex[2] <= 0.0 {
-                return [f32::NAN; 3];
-            }
-            let [x, y] = camera::projected(vertex, photo.focal, photo.principal_point);
-            for (axis, value) in [x, y].into_iter().enumerate() {
-                low[axis] = if value < low[axis] { value } else { low[axis] };
-                high[axis] = if value > high[axis] { value } else { high[axis] };
-            }
-            [x, y, vertex[2]]
-        };
-        let places = vertices.iter().map(place).collect();
-        Self { places, low, high }
+        let mut out = Self { places: vec![[0.0; 3]; vertices.len()], ..Self::default() };
+        simd::run(Place { vertices: vertices.as_flattened(), photo, out: &mut out });
+        out
     }
 
     fn meets(&self, other: &Self) -> bool {
@@ -273,18 +298,57 @@ impl Projected {
     }
 }
 
+/// Projects the vertices of a face.
+struct Place<'a> {
+    vertices: &'a [f32],
+    photo: &'a Photo<'a>,
+    out: &'a mut Projected,
+}
+
+impl Kernel for Place<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { vertices, photo, out } = self;
+        let (focal, [cx, cy]) = (f32x4::splat(photo.focal), photo.principal_point);
+        let (cx, cy, nowhere) = (f32x4::splat(cx), f32x4::splat(cy), f32x4::splat(f32::NAN));
+        let (mut low, mut high) = ([f32x4::splat(f32::INFINITY); 2], [f32x4::splat(f32::NEG_INFINITY); 2]);
+        for (k, out) in out.places.chunks_mut(4).enumerate() {
+            let [x, y, z] = points(vertices, four(4 * k, out.len()));
+            let there = z.simd_gt(f32x4::ZERO);
+            let scale = focal / z;
+            let (x, y) = (there.select(cx + scale * x, nowhere), there.select(cy + scale * y, nowhere));
+            for (axis, value) in [x, y].into_iter().enumerate() {
+                low[axis] = value.simd_lt(low[axis]).select(value, low[axis]);
+                high[axis] = value.simd_gt(high[axis]).select(value, high[axis]);
+            }
+            write_four([x, y, there.select(z, nowhere)], out);
+        }
+        let low = |axis: usize| low[axis].to_array().into_iter().fold(f32::INFINITY, f32::min);
+        let high = |axis: usize| high[axis].to_array().into_iter().fold(f32::NEG_INFINITY, f32::max);
+        (out.low, out.high) = ([low(0), low(1)], [high(0), high(1)]);
+    }
+}
+
+/// Numbers of four vertices from the `first` on; beyond so many, the last one again.
+#[inline(always)]
+fn four(first: usize, count: usize) -> [i32; 4] {
+    let at = |l: usize| (first + l.min(count - 1)) as i32;
+    [at(0), at(1), at(2), at(3)]
+}
+
 /// The nearest depth of any face in each cell around one face.
 struct Grid {
     low: [f32; 2],
     scale: f32,
-    /// `(CELLS, CELLS)` mm.
+    /// `(CELLS, CELLS)` mm, and that of [`NO_CELL`].
     nearest: Vec<f32>,
-    /// The cell of each vertex of the face; [`NO_CELL`] where it is not in front of the camera.
+    /// The cell of each vertex of the face.
     cells: Vec<u16>,
     tolerance: f32,
 }
 
-const NO_CELL: u16 = u16::MAX;
+/// The cell of what is not in the grid.
+const NO_CELL: u16 = (CELLS * CELLS) as u16;
 
 impl Grid {
     fn new(own: &Projected, all: &[Projected]) -> Self {
@@ -292,46 +356,68 @@ impl Grid {
         let mut grid = Self {
             low: own.low,
             scale: CELLS as f32 / side,
-            nearest: vec![f32::INFINITY; CELLS * CELLS],
-            cells: Vec::with_capacity(own.places.len()),
+            nearest: vec![f32::INFINITY; CELLS * CELLS + 1],
+            cells: Vec::new(),
             tolerance: 0.0,
         };
+        grid.cells = grid.drawn(own);
         let (mut near, mut far) = (f32::INFINITY, 0.0);
-        for place in &own.places {
-            let cell = grid.cell(*place);
-            if let Some(cell) = cell {
-                grid.draw(cell, place[2]);
-                near = if place[2] < near { place[2] } else { near };
-                far = if place[2] > far { place[2] } else { far };
-            }
-            grid.cells.push(cell.map_or(NO_CELL, |cell| cell as u16));
+        for (&cell, &[_, _, depth]) in grid.cells.iter().zip(&own.places) {
+            let there = cell != NO_CELL;
+            near = if there & (depth < near) { depth } else { near };
+            far = if there & (depth > far) { depth } else { far };
         }
         grid.tolerance = BEHIND * (far - near);
         for face in all.iter().filter(|face| !std::ptr::eq(*face, own) && face.meets(own)) {
-            for place in &face.places {
-                if let Some(cell) = grid.cell(*place) {
-                    grid.draw(cell, place[2]);
-                }
-            }
+            grid.drawn(face);
         }
+        grid.nearest[usize::from(NO_CELL)] = f32::NEG_INFINITY;
         grid
     }
 
-    fn cell(&self, [x, y, _]: [f32; 3]) -> Option<usize> {
-        let (x, y) = ((x - self.low[0]) * self.scale, (y - self.low[1]) * self.scale);
-        let inside = (x >= 0.0) & (x <= CELLS as f32) & (y >= 0.0) & (y <= CELLS as f32);
-        inside.then(|| (y as i32 as usize).min(CELLS - 1) * CELLS + (x as i32 as usize).min(CELLS - 1))
-    }
-
-    fn draw(&mut self, cell: usize, depth: f32) {
-        let nearest = &mut self.nearest[cell];
-        *nearest = if depth < *nearest { depth } else { *nearest };
+    /// Notes the depths of a face; returns the cells of its vertices.
+    fn drawn(&mut self, face: &Projected) -> Vec<u16> {
+        let mut cells = vec![NO_CELL; face.places.len()];
+        simd::run(Cells { low: self.low, scale: self.scale, places: face.places.as_flattened(), out: &mut cells });
+        for (&cell, &[_, _, depth]) in cells.iter().zip(&face.places) {
+            let nearest = &mut self.nearest[usize::from(cell)];
+            *nearest = if depth < *nearest { depth } else { *nearest };
+        }
+        cells
     }
 
     /// Whether a vertex of the face is seen.
     fn shows(&self, vertex: usize, depth: f32) -> bool {
-        let cell = self.cells[vertex];
-        cell != NO_CELL && depth <= self.nearest[usize::from(cell)] + self.tolerance
+        depth <= self.nearest[usize::from(self.cells[vertex])] + self.tolerance
+    }
+}
+
+/// Finds the cells of places.
+struct Cells<'a> {
+    low: [f32; 2],
+    scale: f32,
+    places: &'a [f32],
+    out: &'a mut [u16],
+}
+
+impl Kernel for Cells<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let (low_x, low_y) = (f32x4::splat(self.low[0]), f32x4::splat(self.low[1]));
+        let (scale, side, last) =
+            (f32x4::splat(self.scale), f32x4::splat(CELLS as f32), i32x4::splat(CELLS as i32 - 1));
+        let inside = |at: f32x4| at.simd_ge(f32x4::ZERO) & at.simd_le(side);
+        for (k, out) in self.out.chunks_mut(4).enumerate() {
+            let [x, y, _] = points(self.places, four(4 * k, out.len()));
+            let (x, y) = ((x - low_x) * scale, (y - low_y) * scale);
+            let there: i32x4 = bytemuck::cast(inside(x) & inside(y));
+            // What is not inside is no number, perhaps, but not looked at either.
+            let (column, row) = (x.fast_trunc_int().min(last), y.fast_trunc_int().min(last));
+            let cells = there.select(row * i32x4::splat(CELLS as i32) + column, i32x4::splat(i32::from(NO_CELL)));
+            for (out, cell) in out.iter_mut().zip(cells.to_array()) {
+                *out = cell as u16;
+            }
+        }
     }
 }
 
@@ -347,8 +433,8 @@ mod tests {
     fn colors_are_read_between_pixels() {
         let pixels: Vec<[u8; 3]> = (0..12).map(|i| [10 * i as u8, 255, 20 * (i / 4) as u8]).collect();
         let photo = Photo { pixels: &pixels, size: [4, 3], focal: 1.0, principal_point: [0.0; 2] };
-        let [red, green, blue] = photo.color([1.75, 1.5, 9.0]);
-        assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4);
+        let [red, green, blue, one] = photo.color([1.75, 1.5, 9.0]).to_array();
+        assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4 && one == 1.0);
         assert!(photo.contains([1.01, 1.9, 0.0]) && !photo.contains([3.2, 1.5, 0.0]) && !photo.contains([f32::NAN; 3]));
     }
 }

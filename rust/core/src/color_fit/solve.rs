@@ -241,6 +241,8 @@ struct Gram<'a> {
 }
 
 impl Kernel for Gram<'_> {
+    const LONG: bool = true;
+
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { basis, padded, rows, gram, right } = self;
@@ -248,12 +250,15 @@ impl Kernel for Gram<'_> {
         let mut panel = vec![[0.0f32; WIDTH]; padded / WIDTH * PANEL];
         for rows in rows.chunks(PANEL) {
             for (tile, (panel, right)) in panel.chunks_mut(PANEL).zip(right.chunks_exact_mut(WIDTH)).enumerate() {
-                for (scaled, row) in panel.iter_mut().zip(rows) {
-                    let basis = &basis[row.row * padded + tile * WIDTH..][..WIDTH];
-                    for ((scaled, b), right) in scaled.iter_mut().zip(basis).zip(&mut *right) {
-                        *scaled = row.scale * b;
-                        *right += row.target * *scaled;
+                for lane in (0..WIDTH).step_by(L::COUNT) {
+                    let mut sum = L::load(&right[lane..]);
+                    for (scaled, row) in panel.iter_mut().zip(rows) {
+                        let basis = L::load(&basis[row.row * padded + tile * WIDTH + lane..]);
+                        let value = L::mul_floats(L::splat(row.scale), basis);
+                        L::store(value, &mut scaled[lane..]);
+                        sum = L::mul_add(L::splat(row.target), value, sum);
                     }
+                    L::store(sum, &mut right[lane..]);
                 }
             }
             for (top, above) in panel.chunks(PANEL).enumerate() {
@@ -269,9 +274,22 @@ impl Kernel for Gram<'_> {
 /// Adds the products of every column of a tile with every one of another to `gram`, whose rows are `stride` apart.
 #[inline(always)]
 fn add_products<L: Lanes>(above: &[[f32; WIDTH]], beside: &[[f32; WIDTH]], gram: &mut [f32], stride: usize) {
-    /// Rows, and registers of a row, whose sums are kept in registers: eight on every target.
-    const HEIGHT: usize = 4;
-    const ACROSS: usize = 2;
+    // As many sums as registers hold: sixteen of the 32 of AVX-512, else eight.
+    if L::COUNT == WIDTH {
+        add_block::<L, 16, 1>(above, beside, gram, stride);
+    } else {
+        add_block::<L, 4, 2>(above, beside, gram, stride);
+    }
+}
+
+/// [`add_products`] with the sums of so many rows, and registers of a row, at a time.
+#[inline(always)]
+fn add_block<L: Lanes, const HEIGHT: usize, const ACROSS: usize>(
+    above: &[[f32; WIDTH]],
+    beside: &[[f32; WIDTH]],
+    gram: &mut [f32],
+    stride: usize,
+) {
     for first in (0..WIDTH).step_by(HEIGHT) {
         for column in (0..WIDTH).step_by(ACROSS * L::COUNT) {
             let mut sums = [[L::splat(0.0); ACROSS]; HEIGHT];
@@ -280,7 +298,7 @@ fn add_products<L: Lanes>(above: &[[f32; WIDTH]], beside: &[[f32; WIDTH]], gram:
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let factor = L::splat(above[first + i]);
                     for (sum, &value) in sums.iter_mut().zip(&values) {
-                        *sum = L::add_floats(*sum, L::mul_floats(factor, value));
+                        *sum = L::mul_add(factor, value, *sum);
                     }
                 }
             }
@@ -304,6 +322,8 @@ struct Reflected<'a> {
 }
 
 impl Kernel for Reflected<'_> {
+    const LONG: bool = true;
+
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let padded = self.albedo.len();
@@ -314,7 +334,7 @@ impl Kernel for Reflected<'_> {
                 for lane in (0..WIDTH).step_by(L::COUNT) {
                     let mut sum = L::splat(0.0);
                     for (row, albedo) in row.chunks_exact(WIDTH).zip(self.albedo.chunks_exact(WIDTH)) {
-                        sum = L::add_floats(sum, L::mul_floats(L::load(&row[lane..]), L::load(&albedo[lane..])));
+                        sum = L::mul_add(L::load(&row[lane..]), L::load(&albedo[lane..]), sum);
                     }
                     L::store(sum, &mut sums[lane..]);
                 }
@@ -335,6 +355,8 @@ struct LightSums<'a> {
 }
 
 impl Kernel for LightSums<'_> {
+    const LONG: bool = true;
+
     #[inline(always)]
     fn run<L: Lanes>(self) {
         for first in (0..TERMS).step_by(L::COUNT) {
@@ -342,7 +364,7 @@ impl Kernel for LightSums<'_> {
             for (terms, factors) in self.terms.iter().zip(self.factors[usize::from(first >= PAIRS)]) {
                 let terms = L::load(&terms[first..]);
                 for (sum, &factor) in sums.iter_mut().zip(factors) {
-                    *sum = L::add_floats(*sum, L::mul_floats(L::splat(factor), terms));
+                    *sum = L::mul_add(L::splat(factor), terms, *sum);
                 }
             }
             for (out, sum) in self.sums.iter_mut().zip(sums) {
@@ -360,22 +382,49 @@ struct SolveSymmetric<'a> {
     right: &'a mut [f64],
 }
 
+/// Rows that [`SolveSymmetric`] takes together; it stops after fewer, which are the last.
+const TOGETHER: usize = 4;
+/// float64 of the longest register.
+const REGISTER: usize = 8;
+
 impl Kernel for SolveSymmetric<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { n, system, right } = self;
-        // Uᵀ U = system, row by row.
-        for k in 0..n {
-            let pivot = 1.0 / system[k * n + k].sqrt();
-            for value in &mut system[k * n + k..(k + 1) * n] {
-                *value *= pivot;
+        // Uᵀ U = system, some rows at a time, so that what is left of the system is read and written less often.
+        for first in (0..n).step_by(TOGETHER) {
+            let last = (first + TOGETHER).min(n);
+            for k in first..last {
+                let pivot = 1.0 / system[k * n + k].sqrt();
+                for value in &mut system[k * n + k..(k + 1) * n] {
+                    *value *= pivot;
+                }
+                let (done, rest) = system.split_at_mut((k + 1) * n);
+                let row = &done[k * n..];
+                for (i, rest) in (k + 1..last).zip(rest.chunks_mut(n)) {
+                    let factor = row[i];
+                    for (value, above) in rest[i..].iter_mut().zip(&row[i..]) {
+                        *value -= factor * above;
+                    }
+                }
             }
-            let (done, rest) = system.split_at_mut((k + 1) * n);
-            let row = &done[k * n..];
-            for i in k + 1..n {
-                let factor = row[i];
-                for (value, above) in rest[(i - k - 1) * n + i..(i - k) * n].iter_mut().zip(&row[i..]) {
-                    *value -= factor * above;
+            let (done, rest) = system.split_at_mut(last * n);
+            let mut rows = done[first * n..].chunks(n);
+            let (Some(a), Some(b), Some(c), Some(d)) = (rows.next(), rows.next(), rows.next(), rows.next()) else {
+                break;
+            };
+            for (i, rest) in (last..n).zip(rest.chunks_mut(n)) {
+                // From the register that holds the diagonal: nobody reads what is left of it.
+                let from = i / REGISTER * REGISTER;
+                let factors = [a[i], b[i], c[i], d[i]];
+                let (values, tail) = rest[from..].as_chunks_mut::<REGISTER>();
+                let (above, below) = (a[from..].as_chunks().0.iter().zip(b[from..].as_chunks().0), values.len());
+                let others = c[from..].as_chunks().0.iter().zip(d[from..].as_chunks().0);
+                for (values, ((a, b), (c, d))) in values.iter_mut().zip(above.zip(others)) {
+                    subtract(values, factors, [a, b, c, d]);
+                }
+                for (k, value) in (from + REGISTER * below..).zip(tail) {
+                    *value -= (factors[0] * a[k] + factors[1] * b[k]) + (factors[2] * c[k] + factors[3] * d[k]);
                 }
             }
         }
@@ -387,9 +436,24 @@ impl Kernel for SolveSymmetric<'_> {
             }
         }
         for k in (0..n).rev() {
-            let sum: f64 = system[k * n + k + 1..(k + 1) * n].iter().zip(&right[k + 1..]).map(|(u, x)| u * x).sum();
-            right[k] = (right[k] - sum) / system[k * n + k];
+            let (row, rest) = (&system[k * n + k + 1..(k + 1) * n], &right[k + 1..n]);
+            let (rows, solved) = (row.as_chunks::<REGISTER>(), rest.as_chunks::<REGISTER>());
+            let mut sums = [0.0; REGISTER];
+            for (row, solved) in rows.0.iter().zip(solved.0) {
+                for ((sum, u), x) in sums.iter_mut().zip(row).zip(solved) {
+                    *sum += u * x;
+                }
+            }
+            let tail: f64 = rows.1.iter().zip(solved.1).map(|(u, x)| u * x).sum();
+            right[k] = (right[k] - sums.iter().sum::<f64>() - tail) / system[k * n + k];
         }
+    }
+}
+
+#[inline(always)]
+fn subtract(values: &mut [f64; REGISTER], [p, q, r, s]: [f64; 4], [a, b, c, d]: [&[f64; REGISTER]; 4]) {
+    for l in 0..REGISTER {
+        values[l] -= (p * a[l] + q * b[l]) + (r * c[l] + s * d[l]);
     }
 }
 
@@ -510,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_set_gives_the_same_bytes() {
+    fn every_instruction_set_gives_the_same_but_for_rounding() {
         for (count, columns) in [(50, 5), (131, 37), (60, 80)] {
             let (areas, seen) = problem(count, columns);
             let solved = |portable| {
@@ -519,9 +583,10 @@ mod tests {
                 areas.solve(&seen, &mut albedo, &mut light);
                 PORTABLE.set(false);
                 assert!(albedo.iter().any(|&a| (a - 0.1).abs() > 1e-3));
-                (albedo, light)
+                albedo.into_iter().chain(light).collect::<Vec<_>>()
             };
-            assert!(solved(true) == solved(false), "{count} {columns}");
+            let pairs: Vec<_> = solved(true).into_iter().zip(solved(false)).collect();
+            assert!(pairs.iter().all(|(a, b)| (a - b).abs() < 1e-4), "{count} {columns}");
         }
     }
 

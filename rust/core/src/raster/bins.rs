@@ -46,6 +46,7 @@ impl Bins {
         for (k, four) in fours.iter().enumerate() {
             let position = k * TOGETHER;
             match facet::prepare(corners, four, ids(position), size) {
+                Some((0, _)) => {}
                 Some((drawn, facets)) => {
                     // Each is appended, and overwritten by the next one unless it is to be drawn: no branch to mispredict,
                     // where the answers are as good as random.

@@ -2,6 +2,7 @@
 
 use wide::{f32x4, i32x4};
 
+use crate::mesh::points;
 use crate::simd::{Kernel, Lanes};
 
 /// Steps per pixel of the snapped coordinates.
@@ -81,25 +82,28 @@ pub(super) struct Project<'a> {
 impl Kernel for Project<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let [cx, cy] = self.camera.principal_point;
-        for (corner, &[x, y, z]) in self.corners.iter_mut().zip(self.vertices) {
-            let inverse_depth = 1.0 / z;
-            let (u, v) = (cx + self.camera.focal * x * inverse_depth, cy + self.camera.focal * y * inverse_depth);
-            *corner = if z < super::NEAR_MM {
-                Corner::default()
-            } else {
-                Corner::new([snap(u), snap(v), inverse_depth.to_bits() as i32, 0])
-            };
+        let (focal, [cx, cy]) = (f32x4::splat(self.camera.focal), self.camera.principal_point);
+        let (cx, cy) = (f32x4::splat(cx), f32x4::splat(cy));
+        let vertices = self.vertices.as_flattened();
+        for (k, corners) in self.corners.chunks_mut(4).enumerate() {
+            // Beyond the end, the last one again.
+            let place = |l: usize| (4 * k + l.min(corners.len() - 1)) as i32;
+            let [x, y, z] = points(vertices, [place(0), place(1), place(2), place(3)]);
+            let inverse_depth = f32x4::splat(1.0) / z;
+            let (u, v) = (cx + focal * x * inverse_depth, cy + focal * y * inverse_depth);
+            let there = bits(z.simd_ge(f32x4::splat(super::NEAR_MM)));
+            let rows = [snap(u) & there, snap(v) & there, bits(inverse_depth) & there, i32x4::splat(0)];
+            corners.copy_from_slice(&transposed(rows)[..corners.len()]);
         }
     }
 }
 
-/// The nearest step, ties to even. Adding 1.5 · 2^52 rounds to whole numbers; `round` is a library call on some targets.
+/// The nearest steps, ties to even.
 #[inline(always)]
-fn snap(pixels: f32) -> i32 {
-    const WHOLE: f64 = 1.5 * (1u64 << 52) as f64;
-    let steps = (pixels * STEPS as f32).clamp(-FARTHEST, FARTHEST);
-    ((f64::from(steps) + WHOLE) - WHOLE) as i32
+fn snap(pixels: f32x4) -> i32x4 {
+    let farthest = f32x4::splat(FARTHEST);
+    let steps = pixels * f32x4::splat(STEPS as f32);
+    steps.fast_max(f32x4::ZERO - farthest).fast_min(farthest).fast_round_int()
 }
 
 /// Four lanes that hold the bits of float32.
@@ -140,7 +144,7 @@ fn edge([ax, ay]: [i32x4; 2], [bx, by]: [i32x4; 2], [x, y]: [i32x4; 2]) -> [i32x
 
 /// Prepares four triangles, `ids` = the face and the first one's number, of an image of this `size`; bit k tells whether
 /// triangle k is to be drawn. That is not so when it faces away, is cut by the near plane or misses every pixel centre of the
-/// image. None where one of the four is large.
+/// image (of one with few pixels in its box exactly, of others by the box). None where one of the four is large.
 ///
 /// Counter-clockwise seen from outside is clockwise in coordinates whose y points down: turned round, a positive area.
 #[inline(always)]
@@ -170,8 +174,22 @@ pub(super) fn prepare(
     let area = value_a + value_b + value_c;
     // Inverse depths are not negative, so that their bits are in the order of their values.
     let nearest = az.min(bz).min(cz);
-    let missed = x0.simd_gt(x1) | y0.simd_gt(y1);
-    let drawn = area.simd_gt(i32x4::splat(0)) & nearest.simd_gt(i32x4::splat(0)) & !missed;
+    let mut missed = x0.simd_gt(x1) | y0.simd_gt(y1);
+    // Most triangles of a small face have no more pixels in their box than two by two, and often lie between their centres.
+    let few = !((x1 - x0).simd_gt(i32x4::splat(1)) | (y1 - y0).simd_gt(i32x4::splat(1)));
+    let beside = [value_a - (dy_a << STEP_BITS), value_b - (dy_b << STEP_BITS), value_c - (dy_c << STEP_BITS)];
+    let [down_a, down_b, down_c] = [dx_a << STEP_BITS, dx_b << STEP_BITS, dx_c << STEP_BITS];
+    let below = [value_a + down_a, value_b + down_b, value_c + down_c];
+    let across = [beside[0] + down_a, beside[1] + down_b, beside[2] + down_c];
+    let outside = |[a, b, c]: [i32x4; 3]| a | b | c;
+    let all_outside = outside([value_a, value_b, value_c]) & outside(beside) & outside(below) & outside(across);
+    missed |= few & all_outside.is_negative();
+    let zero = i32x4::splat(0);
+    let drawn = area.simd_gt(zero) & nearest.simd_gt(zero) & !missed;
+    if !drawn.any() {
+        // The four of most places on the back of a head.
+        return Some((0, [Facet { lines: [zero; 4] }; TOGETHER]));
+    }
     let numbers = i32x4::splat(ids[1]) + i32x4::new([0, 1, 2, 3]);
     let first = transposed([value_a, value_c, value_b, az]);
     let second = transposed([dx_a, dx_c, dx_b, cz]);

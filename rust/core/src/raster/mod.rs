@@ -20,10 +20,7 @@ mod split;
 
 use std::mem::MaybeUninit;
 
-use wide::f32x4;
-
 use crate::error::{Error, Result};
-use crate::simd::point;
 use crate::{check, parallel, simd};
 use bins::{Bins, Sort};
 use facet::Corner;
@@ -39,9 +36,6 @@ pub const MAX_SIDE: usize = 32768;
 
 /// Rows that one thread draws at a time.
 const BAND_ROWS: usize = 32;
-
-/// Vertices that one thread projects at a time.
-const VERTICES_PER_PART: usize = 8192;
 
 /// Triangles that one thread sorts at a time.
 const TRIANGLES_PER_PART: usize = 8192;
@@ -85,54 +79,44 @@ pub struct View {
     pub size: [usize; 2],
 }
 
-/// What the vertices look like.
-#[derive(Debug, Clone, Copy)]
-pub struct Colors<'a> {
-    /// `(T', 3)` triangles that the result speaks of: those of the meshes, or the refined ones if they are split.
-    pub triangles: &'a [[i32; 3]],
-    /// `(faces, N', 3)` RGB, 0 to 1.
-    pub colors: &'a [[f32; 3]],
+/// What the meshes look like.
+pub trait Shader: Sync {
+    /// The colours of a triangle of a face, as it is numbered in the meshes. Asked about triangles of which a pixel is seen
+    /// only, more than once perhaps; to be inlined.
+    fn shade(&self, face: usize, triangle: usize) -> Patch;
 }
 
-impl Colors<'_> {
-    /// The colour in a triangle, `first` = the face's first vertex, in 255ths, rounded to the nearest, ties to even.
-    #[inline(always)]
-    fn at(&self, first: usize, triangle: usize, weights: [f32; 3]) -> [u8; 3] {
-        let [a, b, c] = self.triangles[triangle];
-        let colors = &self.colors.as_flattened()[3 * first..];
-        let (a, b, c) = (point(colors, a as usize), point(colors, b as usize), point(colors, c as usize));
-        let [u, v, w] = weights;
-        let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
-        let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
-        // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
-        let [r, g, b, _] = (color * f32x4::splat(255.0) + f32x4::splat(12_582_912.0)).to_array();
-        [r.to_bits() as u8, g.to_bits() as u8, b.to_bits() as u8]
+/// Of no colour.
+struct Plain;
+
+impl Shader for Plain {
+    fn shade(&self, _: usize, _: usize) -> Patch {
+        Patch::default()
     }
 }
 
-/// Draws `faces` meshes with the same triangles and one depth buffer. `vertices_camera` is `(faces, N, 3)` mm.
-///
-/// # Errors
-/// As [`draw`].
-pub fn rasterize(
-    vertices_camera: &[[f32; 3]],
-    faces: usize,
-    triangles: &[[i32; 3]],
-    focal: f32,
-    principal_point: [f32; 2],
-    size: [usize; 2],
-    threads: usize,
-) -> Result<Raster> {
-    let meshes = Meshes { vertices_camera, faces, triangles, split: false };
-    Ok(draw(&meshes, &View { focal, principal_point, size }, None, threads)?.0)
-}
+/// RGB, 0 to 1, at the corners a, b, c of a triangle and, where meshes are split, at the midpoints of ab, bc, ca; a lane to
+/// spare.
+pub type Patch = [[f32; 4]; 6];
 
-/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing (empty without `colors`).
+/// Draws meshes with one depth buffer.
 ///
 /// # Errors
 /// Lengths that do not fit, a non-finite value, an index out of range, an empty or too large size, a focal length that is
 /// not positive, too many threads.
-pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
+pub fn rasterize(meshes: &Meshes, view: &View, threads: usize) -> Result<Raster> {
+    Ok(draw(meshes, view, None::<&Plain>, threads)?.0)
+}
+
+/// Draws meshes with one depth buffer, and their colours `(H, W)` RGB, 0 where there is nothing.
+///
+/// # Errors
+/// As [`rasterize`].
+pub fn render(meshes: &Meshes, view: &View, shader: &impl Shader, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
+    draw(meshes, view, Some(shader), threads)
+}
+
+fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: usize) -> Result<(Raster, Vec<[u8; 3]>)> {
     let &Meshes { vertices_camera, faces, triangles, split } = meshes;
     let &View { focal, principal_point, size } = view;
     let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
@@ -146,32 +130,29 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
     if split {
         split::check_count(triangles.len())?;
     }
-    let colors = match colors {
-        None => None,
-        Some(colors) => Some((check_colors(meshes, &colors)?, colors)),
-    };
     let [width, height] = size;
     let camera = facet::Camera { focal, principal_point };
-    let mut corners = vec![Corner::default(); vertices_camera.len()];
-    let parts = corners.chunks_mut(VERTICES_PER_PART).zip(vertices_camera.chunks(VERTICES_PER_PART));
-    parallel::for_each(threads, parts, |(corners, vertices)| {
-        simd::run(facet::Project { vertices, camera: &camera, corners });
-    })?;
-
     let per_face = triangles.len().div_ceil(TRIANGLES_PER_PART);
     let mut bins: Vec<Bins> = Vec::new();
     bins.resize_with(faces * per_face, Bins::default);
-    parallel::for_each(threads, bins.iter_mut().enumerate(), |(part, bins)| {
-        let (face, first) = (part / per_face, part % per_face * TRIANGLES_PER_PART);
-        let last = (first + TRIANGLES_PER_PART).min(triangles.len());
-        let (triangles, corners) = (&triangles[first..last], &corners[face * n..(face + 1) * n]);
-        simd::run(Sort { bins, triangles, corners, first: [face, first], size });
+    // What is projected is used at once, while it is in the cache; few faces are projected once for each run of triangles.
+    let together = if faces < parallel::resolve_threads(threads)? { 1 } else { per_face.max(1) };
+    parallel::for_each(threads, bins.chunks_mut(together).enumerate(), |(task, bins)| {
+        let (face, first_run) = (task * together / per_face, task * together % per_face);
+        let vertices = &vertices_camera[face * n..(face + 1) * n];
+        let mut corners = vec![Corner::default(); n];
+        simd::run(facet::Project { vertices, camera: &camera, corners: &mut corners });
+        for (run, bins) in (first_run..).zip(bins) {
+            let first = run * TRIANGLES_PER_PART;
+            let triangles = &triangles[first..(first + TRIANGLES_PER_PART).min(triangles.len())];
+            simd::run(Sort { bins, triangles, corners: &corners, first: [face, first], size });
+        }
     })?;
 
     let pixels = width * height;
     let (mut triangle_id, mut face_id) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
     let (mut depth, mut barycentric) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
-    let colored = if colors.is_some() { pixels } else { 0 };
+    let colored = if shader.is_some() { pixels } else { 0 };
     let mut color = Vec::with_capacity(colored);
     let band = BAND_ROWS * width;
     let rows = (room(&mut triangle_id, pixels, band).zip(room(&mut face_id, pixels, band)))
@@ -182,7 +163,7 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
         rows.enumerate(),
         |(number, (((triangle_id, face_id), (depth, barycentric)), color))| {
             let out = Rows { triangle_id, face_id, depth, barycentric, color: color.unwrap_or_default() };
-            simd::run(Draw { bins: &bins, number, top: number * BAND_ROWS, width, out, split, colors });
+            simd::run(Draw { bins: &bins, number, top: number * BAND_ROWS, width, out, split, shader });
         },
     )?;
     // SAFETY: the room of each vector is as long as what it is set to, and the kernel writes every pixel of every band.
@@ -200,18 +181,6 @@ pub fn draw(meshes: &Meshes, view: &View, colors: Option<Colors>, threads: usize
 /// as drawing a small face.
 fn room<T>(values: &mut Vec<T>, count: usize, band: usize) -> std::slice::ChunksMut<'_, MaybeUninit<T>> {
     values.spare_capacity_mut()[..count].chunks_mut(band)
-}
-
-/// Checks colours against the meshes that they belong to; returns their vertices per face.
-fn check_colors(meshes: &Meshes, colors: &Colors) -> Result<usize> {
-    let parts = if meshes.split { 4 } else { 1 };
-    check::length("color_triangles", colors.triangles.len(), parts * meshes.triangles.len(), "triangles")?;
-    let n = check::per_face("colors", colors.colors.len(), meshes.faces)?;
-    check::finite("colors", colors.colors.as_flattened())?;
-    if meshes.faces > 0 {
-        check::indices("color_triangles", colors.triangles.as_flattened(), n)?;
-    }
-    Ok(n)
 }
 
 fn check_size([width, height]: [usize; 2]) -> Result<()> {

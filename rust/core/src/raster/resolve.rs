@@ -8,7 +8,7 @@ use super::bins::Bins;
 use super::facet::{Facet, STEPS, floats, transposed};
 use super::kernel::{self, Band};
 use super::split::part;
-use super::{Colors, TRIANGLES_PER_PART};
+use super::{Patch, Shader, TRIANGLES_PER_PART};
 use crate::simd::{Kernel, Lanes};
 
 /// Pixels of a row that are passed over together where all are empty.
@@ -28,7 +28,7 @@ pub(super) struct Rows<'a> {
 }
 
 /// Draws a band and resolves it while it is in the cache.
-pub(super) struct Draw<'a> {
+pub(super) struct Draw<'a, S> {
     pub(super) bins: &'a [Bins],
     /// Number of the band.
     pub(super) number: usize,
@@ -38,11 +38,11 @@ pub(super) struct Draw<'a> {
     pub(super) out: Rows<'a>,
     /// Whether triangles become the parts of a refined mesh.
     pub(super) split: bool,
-    /// Vertices per face and what they look like.
-    pub(super) colors: Option<(usize, Colors<'a>)>,
+    /// What the triangles look like.
+    pub(super) shader: Option<&'a S>,
 }
 
-impl Kernel for Draw<'_> {
+impl<S: Shader> Kernel for Draw<'_, S> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let mut band = Band::new(self.top, self.out.depth.len() / self.width, self.width);
@@ -67,15 +67,16 @@ struct Quad {
     depth: f32x4,
 }
 
-impl Draw<'_> {
+impl<S: Shader> Draw<'_, S> {
     #[inline(always)]
     fn resolve(self, band: &Band) {
-        let Self { width, bins, split, colors, .. } = self;
+        let Self { width, bins, split, shader, .. } = self;
         let Rows { triangle_id, face_id, depth, barycentric, color } = self.out;
         let maps = triangle_id.chunks_mut(width).zip(face_id.chunks_mut(width));
         let maps =
             maps.zip(depth.chunks_mut(width).zip(barycentric.chunks_mut(width))).zip(band.number.chunks(band.stride));
         let mut colored_rows = color.chunks_mut(width);
+        let mut patches = shader.map(Patches::new);
         for (row, (((triangle_id, face_id), (depth, barycentric)), numbers)) in maps.enumerate() {
             let y = kernel::centre(self.top + row);
             let color = colored_rows.next().unwrap_or_default();
@@ -107,22 +108,22 @@ impl Draw<'_> {
                     let [a, b, c] = [(a & drawn).to_array(), (b & drawn).to_array(), (c & drawn).to_array()];
                     let weights = [[a[0], b[0], c[0]], [a[1], b[1], c[1]], [a[2], b[2], c[2]], [a[3], b[3], c[3]]];
                     write(&mut barycentric[x..last], weights);
-                    if colors.is_some() {
+                    if shader.is_some() {
                         run.face[quad] = seen.face.to_array();
                         run.triangle[quad] = seen.triangle.to_array();
                         run.weights[quad] = weights;
                     }
                 }
-                if let Some((n, colors)) = &colors {
-                    run.paint(colors, *n, &mut color[start..end]);
+                if let Some(patches) = &mut patches {
+                    run.paint(patches, &numbers[start..end], split, &mut color[start..end]);
                 }
             }
         }
     }
 }
 
-/// What the pixels of a run see. Colours are fetched from all over the mesh: in a loop of its own, which does little else,
-/// the processor waits for many of them at once.
+/// What the pixels of a run see. Colours come from here and there: in a loop of its own, which does little else, the
+/// processor waits for many of them at once.
 #[derive(Default)]
 struct Run {
     face: [[i32; TOGETHER]; RUN / TOGETHER],
@@ -132,12 +133,72 @@ struct Run {
 
 impl Run {
     #[inline(always)]
-    fn paint(&self, colors: &Colors, n: usize, out: &mut [MaybeUninit<[u8; 3]>]) {
+    fn paint(
+        &self,
+        patches: &mut Patches<'_, impl Shader>,
+        numbers: &[i32],
+        split: bool,
+        out: &mut [MaybeUninit<[u8; 3]>],
+    ) {
         let pixels = self.face.as_flattened().iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
-        for (out, ((&face, &triangle), &weights)) in out.iter_mut().zip(pixels) {
-            out.write(colors.at(face as usize * n, triangle as usize, weights));
+        for ((out, &number), ((&face, &triangle), &weights)) in out.iter_mut().zip(numbers).zip(pixels) {
+            let (whole, corners) = match split {
+                true => (triangle / PARTS, CORNERS[(triangle % PARTS) as usize]),
+                false => (triangle, [0, 1, 2]),
+            };
+            let color = match number {
+                0 => [0; 3],
+                _ => color(patches.of(number, [face as usize, whole as usize]), corners, weights),
+            };
+            out.write(color);
         }
     }
+}
+
+/// The patches of facets that were seen of late: pixels of some rows see the same triangle of a large face.
+struct Patches<'a, S> {
+    shader: &'a S,
+    /// The facet that has each place, 0 where none has.
+    numbers: Vec<i32>,
+    patches: Vec<Patch>,
+}
+
+impl<'a, S: Shader> Patches<'a, S> {
+    /// A power of two: some times what a row of a large face shows.
+    const PLACES: usize = 512;
+
+    fn new(shader: &'a S) -> Self {
+        Self { shader, numbers: vec![0; Self::PLACES], patches: vec![Patch::default(); Self::PLACES] }
+    }
+
+    /// That of the facet with this number, which is this triangle of this face.
+    #[inline(always)]
+    fn of(&mut self, number: i32, [face, triangle]: [usize; 2]) -> &Patch {
+        let place = number as usize % Self::PLACES;
+        if self.numbers[place] != number {
+            self.numbers[place] = number;
+            self.patches[place] = self.shader.shade(face, triangle);
+        }
+        &self.patches[place]
+    }
+}
+
+/// The parts of a triangle.
+const PARTS: i32 = 4;
+
+/// The corners in a patch of the four parts of a triangle (CONVENTIONS.md §5).
+const CORNERS: [[usize; 3]; PARTS as usize] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
+
+/// The colour between three of a patch, in 255ths, rounded to the nearest, ties to even.
+#[inline(always)]
+fn color(patch: &Patch, corners: [usize; 3], [u, v, w]: [f32; 3]) -> [u8; 3] {
+    let corner = |k: usize| f32x4::new(patch[corners[k]]);
+    let (a, b, c) = (corner(0), corner(1), corner(2));
+    let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
+    let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
+    // Adding 1.5 · 2^23 rounds to whole numbers, which are then the last bits.
+    let [r, g, b, _] = (color * f32x4::splat(255.0) + f32x4::splat(12_582_912.0)).to_array();
+    [r.to_bits() as u8, g.to_bits() as u8, b.to_bits() as u8]
 }
 
 /// Writes as many of four values as there are pixels.
