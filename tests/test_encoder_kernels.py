@@ -1,5 +1,6 @@
 """The package's kernels of 8-bit blocks against onnxruntime's: the same bits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import wm3dr
 from wm3dr import _native
 from wm3dr.encoder import Encoder
+from wm3dr.files import DEFAULT_ENCODER
 from wm3dr.image import read_rgb
 
 needs_kernels = pytest.mark.skipif(
@@ -48,6 +50,31 @@ def test_without_the_instructions_onnxruntime_computes_the_blocks(monkeypatch):
     assert encoder.kernels == "onnxruntime"
     heatmap, _ = encoder.predict(np.zeros((1, 64, 64, 3), np.uint8))
     assert heatmap.shape == (1, 1, 8, 8)
+
+
+@needs_kernels
+def test_threads_may_share_an_encoder():
+    encoder, noise = Encoder(threads=2), np.random.default_rng(0)
+    photos = [noise.integers(0, 256, (1, 64 + 32 * (k % 3), 96, 3), np.uint8) for k in range(24)]
+    alone = [encoder.predict(pixels) for pixels in photos]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(encoder.predict, photos))
+    for (heatmap, maps), (its_heatmap, its_maps) in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(heatmap, its_heatmap)
+        np.testing.assert_array_equal(maps, its_maps)
+
+
+@needs_kernels
+def test_a_block_that_the_kernels_do_not_know_is_said(tmp_path):
+    import onnx
+
+    model = onnx.load(str(DEFAULT_ENCODER))
+    block = next(node for node in model.graph.node if node.op_type == "InvertedResidual")
+    strides = next(attribute for attribute in block.attribute if attribute.name == "strides")
+    strides.ints[:] = [3, 3]
+    onnx.save(model, str(tmp_path / "encoder.onnx"))
+    with pytest.raises(wm3dr.ModelError, match="wm3dr: 'depthwise' has 96 channels, 9 taps, stride 3, expected"):
+        Encoder(tmp_path / "encoder.onnx")
 
 
 @needs_kernels
