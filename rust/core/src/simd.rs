@@ -8,6 +8,7 @@ use wide::{f32x4, i32x4};
 /// instruction set.
 pub(crate) trait Kernel {
     /// Whether it wants the longest registers, and not what suits a row of a small triangle.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // others have one length
     const LONG: bool = false;
 
     /// Does the work, with the registers of `L`.

@@ -16,7 +16,7 @@ use crate::mesh::{normalised, points, write_four};
 use crate::parallel;
 use crate::patches::cut;
 use crate::simd::{self, Kernel, Lanes, point};
-use solve::{Areas, Seen};
+use solve::{Areas, Seen, padded};
 use wide::{f32x4, i32x4};
 
 /// Vertices of an area.
@@ -229,7 +229,7 @@ impl Kernel for Look<'_> {
                     area,
                     weight: share * fitter.weights[area] * weight,
                     color: [red, green, blue].map(|c| c / (255.0 * weight)),
-                    bands: harmonics([x, -y, -z]), // of the OpenGL frame
+                    bands: padded(harmonics([x, -y, -z])), // of the OpenGL frame
                 });
             }
         }

@@ -22,9 +22,8 @@ const MEDIANS: f32 = 1.7;
 const PANEL: usize = 96;
 /// Columns of a tile of the albedo's problem.
 const WIDTH: usize = 16;
-/// Products of two of nine bands, and bands, each padded to whole registers.
-const PAIRS: usize = 48;
-const TERMS: usize = PAIRS + 16;
+/// The nine bands of a light, padded to a register.
+pub(super) const BANDS: usize = 16;
 
 /// Albedo of areas as a linear function of its coefficients.
 #[derive(Debug)]
@@ -70,16 +69,15 @@ impl Areas {
     pub(super) fn solve(&self, seen: &[Seen], albedo: &mut [f32], illumination: &mut [f32; ILLUMINATION]) {
         let expected: Vec<f64> = albedo.iter().map(|&a| f64::from(a)).collect();
         let expected_light = *illumination;
-        let terms: Vec<_> = seen.iter().map(Seen::light_terms).collect();
         let mut reflected = self.reflected(seen, albedo);
         let mut trust = trusted(seen, &reflected, illumination);
-        *illumination = solved_light(seen, &terms, &trust, &reflected, &expected_light);
+        *illumination = solved_light(seen, &trust, &reflected, &expected_light);
         for round in 0..ROUNDS {
             if round > 0 {
                 reflected = self.reflected(seen, albedo);
             }
             trust = trusted(seen, &reflected, illumination);
-            *illumination = solved_light(seen, &terms, &trust, &reflected, &expected_light);
+            *illumination = solved_light(seen, &trust, &reflected, &expected_light);
             self.solve_albedo(seen, &trust, illumination, &expected, albedo);
         }
     }
@@ -132,30 +130,21 @@ pub(super) struct Seen {
     pub(super) weight: f32,
     /// In [0, 1].
     pub(super) color: [f32; 3],
-    /// Spherical harmonics of its normal.
-    pub(super) bands: [f32; 9],
+    /// Spherical harmonics of its normal, then zeros.
+    pub(super) bands: [f32; BANDS],
 }
 
 impl Seen {
     fn shade(&self, illumination: &[f32; ILLUMINATION]) -> [f32; 3] {
         std::array::from_fn(|channel| {
-            self.bands.iter().zip(&illumination[9 * channel..]).map(|(band, light)| band * light).sum()
+            self.bands[..9].iter().zip(&illumination[9 * channel..]).map(|(band, light)| band * light).sum()
         })
     }
+}
 
-    /// Products of every two bands, then the bands: what the light's problem sums over the areas.
-    fn light_terms(&self) -> [f32; TERMS] {
-        let mut terms = [0.0; TERMS];
-        let mut at = 0;
-        for (i, band) in self.bands.iter().enumerate() {
-            for other in &self.bands[i..] {
-                terms[at] = band * other;
-                at += 1;
-            }
-        }
-        terms[PAIRS..PAIRS + 9].copy_from_slice(&self.bands);
-        terms
-    }
+/// Bands, then zeros.
+pub(super) fn padded(bands: [f32; 9]) -> [f32; BANDS] {
+    std::array::from_fn(|band| bands.get(band).copied().unwrap_or(0.0))
 }
 
 /// How much each area counts, by how far it is from albedo times light: (1 + d²)⁻² (Geman and McClure's estimator).
@@ -174,7 +163,6 @@ fn trusted(seen: &[Seen], reflected: &[[f32; 3]], illumination: &[f32; ILLUMINAT
 /// The light under which areas of known albedo look as they do.
 fn solved_light(
     seen: &[Seen],
-    terms: &[[f32; TERMS]],
     trust: &[f32],
     reflected: &[[f32; 3]],
     expected: &[f32; ILLUMINATION],
@@ -192,21 +180,20 @@ fn solved_light(
         system[i * N + i] = sigma.powi(-2);
         right[i] = value * sigma.powi(-2);
     }
-    let factors = |((s, trust), reflected): ((&Seen, &f32), &[f32; 3])| {
-        let weights = reflected.map(|r| LIGHT_WEIGHT * s.weight * trust / (COLOR_SIGMA * COLOR_SIGMA) * r);
-        (
-            std::array::from_fn(|channel| weights[channel] * reflected[channel]),
-            std::array::from_fn(|channel| weights[channel] * s.color[channel]),
-        )
+    let factors = |((s, trust), reflected): ((&Seen, &f32), &[f32; 3])| -> [[f32; 2]; 3] {
+        std::array::from_fn(|channel| {
+            let weight = LIGHT_WEIGHT * s.weight * trust / (COLOR_SIGMA * COLOR_SIGMA) * reflected[channel];
+            [weight * reflected[channel], weight * s.color[channel]]
+        })
     };
-    let factors: (Vec<_>, Vec<_>) = seen.iter().zip(trust).zip(reflected).map(factors).unzip();
-    let mut sums = [[0.0; TERMS]; 3];
-    simd::run(LightSums { terms, factors: [&factors.0, &factors.1], sums: &mut sums });
+    let factors: Vec<_> = seen.iter().zip(trust).zip(reflected).map(factors).collect();
+    let mut sums = [[[0.0; BANDS]; 10]; 3];
+    simd::run(LightSums { seen, factors: &factors, sums: &mut sums });
     for (channel, sums) in sums.iter().enumerate() {
         let own = 9 * (channel + 1);
-        let mut products = sums.iter().map(|&sum| f64::from(sum));
         for i in 0..9 {
-            for (j, product) in (i..9).zip(&mut products) {
+            for j in i..9 {
+                let product = f64::from(sums[i][j]);
                 // Read is the upper half; in the block right of it, both.
                 for (row, column) in [(i, j), (i, own + j), (own + i, own + j)] {
                     system[row * N + column] += product;
@@ -215,7 +202,7 @@ fn solved_light(
                     system[j * N + own + i] += product;
                 }
             }
-            let sum = f64::from(sums[PAIRS + i]);
+            let sum = f64::from(sums[9][i]);
             right[i] += sum;
             right[own + i] += sum;
         }
@@ -347,11 +334,12 @@ impl Kernel for Reflected<'_> {
     }
 }
 
-/// Sums over areas, for each channel: of the products of bands times the first factor, of bands times the second.
+/// Sums over areas, for each channel: of the products of every band with all, times the first factor, and of the bands times
+/// the second.
 struct LightSums<'a> {
-    terms: &'a [[f32; TERMS]],
-    factors: [&'a [[f32; 3]]; 2],
-    sums: &'a mut [[f32; TERMS]; 3],
+    seen: &'a [Seen],
+    factors: &'a [[[f32; 2]; 3]],
+    sums: &'a mut [[[f32; BANDS]; 10]; 3],
 }
 
 impl Kernel for LightSums<'_> {
@@ -359,16 +347,20 @@ impl Kernel for LightSums<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        for first in (0..TERMS).step_by(L::COUNT) {
-            let mut sums = [L::splat(0.0); 3];
-            for (terms, factors) in self.terms.iter().zip(self.factors[usize::from(first >= PAIRS)]) {
-                let terms = L::load(&terms[first..]);
-                for (sum, &factor) in sums.iter_mut().zip(factors) {
-                    *sum = L::mul_add(L::splat(factor), terms, *sum);
+        for (channel, out) in self.sums.iter_mut().enumerate() {
+            for first in (0..BANDS).step_by(L::COUNT) {
+                let mut sums = [L::splat(0.0); 10];
+                for (s, factors) in self.seen.iter().zip(self.factors) {
+                    let [product, sum] = factors[channel];
+                    let bands = L::load(&s.bands[first..]);
+                    for (row, &band) in sums.iter_mut().zip(&s.bands[..9]) {
+                        *row = L::mul_add(L::splat(product * band), bands, *row);
+                    }
+                    sums[9] = L::mul_add(L::splat(sum), bands, sums[9]);
                 }
-            }
-            for (out, sum) in self.sums.iter_mut().zip(sums) {
-                L::store(sum, &mut out[first..]);
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    L::store(sum, &mut out[first..]);
+                }
             }
         }
     }
@@ -478,7 +470,7 @@ mod tests {
         let seen = |area: usize| {
             let normal = normalised([number(area), number(area + 77), 1.0], f32::MIN_POSITIVE);
             let color = std::array::from_fn(|c| 0.4 + 0.2 * number(5 * area + c));
-            Seen { area, weight: 3.0 + number(area), color, bands: harmonics(normal) }
+            Seen { area, weight: 3.0 + number(area), color, bands: padded(harmonics(normal)) }
         };
         (areas, (0..count).map(seen).collect())
     }
@@ -495,7 +487,7 @@ mod tests {
             for c in 0..3 {
                 let row = &areas.basis[(3 * s.area + c) * padded..][..areas.columns];
                 let modes: f64 = row.iter().zip(albedo).map(|(&b, a)| f64::from(b) * a).sum();
-                let shade: f64 = s.bands.iter().zip(&light[9 * c..]).map(|(&b, l)| f64::from(b) * l).sum();
+                let shade: f64 = s.bands[..9].iter().zip(&light[9 * c..]).map(|(&b, l)| f64::from(b) * l).sum();
                 let difference = shade * (f64::from(areas.mean[s.area][c]) + modes) - f64::from(s.color[c]);
                 sum += f64::from(s.weight * trust) * difference.powi(2);
             }
@@ -541,8 +533,7 @@ mod tests {
         let trust: Vec<_> = (0..60).map(|a| 0.6 + 0.4 * number(a)).collect();
         let albedo = [0.5, -0.2, 0.1, 1.0];
         let reflected = areas.reflected(&seen, &albedo);
-        let terms: Vec<_> = seen.iter().map(Seen::light_terms).collect();
-        let found = solved_light(&seen, &terms, &trust, &reflected, &light());
+        let found = solved_light(&seen, &trust, &reflected, &light());
         // Of all greys and tints that add up to a light, its prior is that of the likeliest.
         let prior = |light_: &[f64]| -> f64 {
             let offset = |c: usize, b: usize| light_[9 * c + b] - f64::from(light()[9 * c + b]);

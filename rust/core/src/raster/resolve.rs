@@ -8,7 +8,7 @@ use super::bins::Bins;
 use super::facet::{Facet, STEPS, floats, transposed};
 use super::kernel::{self, Band};
 use super::split::part;
-use super::{Patch, Shader, TRIANGLES_PER_PART};
+use super::{Shader, TRIANGLES_PER_PART};
 use crate::simd::{Kernel, Lanes};
 
 /// Pixels of a row that are passed over together where all are empty.
@@ -142,13 +142,14 @@ impl Run {
     ) {
         let pixels = self.face.as_flattened().iter().zip(self.triangle.as_flattened()).zip(self.weights.as_flattened());
         for ((out, &number), ((&face, &triangle), &weights)) in out.iter_mut().zip(numbers).zip(pixels) {
+            let (face, triangle) = (face as u32 as usize, triangle as u32 as usize);
             let (whole, corners) = match split {
-                true => (triangle / PARTS, CORNERS[(triangle % PARTS) as usize]),
+                true => (triangle / CORNERS.len(), CORNERS[triangle % CORNERS.len()]),
                 false => (triangle, [0, 1, 2]),
             };
             let color = match number {
                 0 => [0; 3],
-                _ => color(patches.of(number, [face as usize, whole as usize]), corners, weights),
+                _ => color(patches.of(number, [face, whole]), corners, weights),
             };
             out.write(color);
         }
@@ -159,40 +160,40 @@ impl Run {
 struct Patches<'a, S> {
     shader: &'a S,
     /// The facet that has each place, 0 where none has.
-    numbers: Vec<i32>,
-    patches: Vec<Patch>,
+    numbers: [i32; PLACES],
+    patches: [[[f32; 4]; CORNERS_OF_PATCH]; PLACES],
 }
 
-impl<'a, S: Shader> Patches<'a, S> {
-    /// A power of two: some times what a row of a large face shows.
-    const PLACES: usize = 512;
+/// A power of two: some times what a row of a large face shows.
+const PLACES: usize = 512;
+/// Those of a patch, and some to spare, so that no index needs a check.
+const CORNERS_OF_PATCH: usize = 8;
 
+impl<'a, S: Shader> Patches<'a, S> {
     fn new(shader: &'a S) -> Self {
-        Self { shader, numbers: vec![0; Self::PLACES], patches: vec![Patch::default(); Self::PLACES] }
+        Self { shader, numbers: [0; PLACES], patches: [[[0.0; 4]; CORNERS_OF_PATCH]; PLACES] }
     }
 
     /// That of the facet with this number, which is this triangle of this face.
     #[inline(always)]
-    fn of(&mut self, number: i32, [face, triangle]: [usize; 2]) -> &Patch {
-        let place = number as usize % Self::PLACES;
+    fn of(&mut self, number: i32, [face, triangle]: [usize; 2]) -> &[[f32; 4]; CORNERS_OF_PATCH] {
+        let place = number as u32 as usize % PLACES;
         if self.numbers[place] != number {
             self.numbers[place] = number;
-            self.patches[place] = self.shader.shade(face, triangle);
+            let [a, b, c, d, e, f] = self.shader.shade(face, triangle);
+            self.patches[place] = [a, b, c, d, e, f, [0.0; 4], [0.0; 4]];
         }
         &self.patches[place]
     }
 }
 
-/// The parts of a triangle.
-const PARTS: i32 = 4;
-
 /// The corners in a patch of the four parts of a triangle (CONVENTIONS.md §5).
-const CORNERS: [[usize; 3]; PARTS as usize] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
+const CORNERS: [[usize; 3]; 4] = [[0, 3, 5], [1, 4, 3], [2, 5, 4], [3, 4, 5]];
 
 /// The colour between three of a patch, in 255ths, rounded to the nearest, ties to even.
 #[inline(always)]
-fn color(patch: &Patch, corners: [usize; 3], [u, v, w]: [f32; 3]) -> [u8; 3] {
-    let corner = |k: usize| f32x4::new(patch[corners[k]]);
+fn color(patch: &[[f32; 4]; CORNERS_OF_PATCH], corners: [usize; 3], [u, v, w]: [f32; 3]) -> [u8; 3] {
+    let corner = |k: usize| f32x4::new(patch[corners[k] % CORNERS_OF_PATCH]);
     let (a, b, c) = (corner(0), corner(1), corner(2));
     let color = f32x4::splat(u) * a + f32x4::splat(v) * b + f32x4::splat(w) * c;
     let color = color.fast_max(f32x4::splat(0.0)).fast_min(f32x4::splat(1.0));
