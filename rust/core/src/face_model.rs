@@ -6,7 +6,7 @@ use crate::basis::PackedBasis;
 use crate::camera::{Move, check_rigid};
 use crate::check;
 use crate::error::{Error, Result};
-use crate::mesh::{Around, Normals};
+use crate::mesh::{Around, Fours, Normals};
 use crate::patches::{Patches, Placed};
 use crate::subdivision::Subdivision;
 use crate::{parallel, simd};
@@ -55,7 +55,7 @@ pub struct FaceModel {
     subdivision: Subdivision,
     coarse_triangles: Vec<[i32; 3]>,
     /// The coarse triangles at each refined vertex: those of a corner, and those at the edge of a midpoint.
-    around: Around,
+    around: Fours,
     /// The coarse triangles beyond the edges ab, bc, ca of each, itself where there is none.
     beyond: Vec<[u32; 3]>,
     shape: PackedBasis,
@@ -107,7 +107,7 @@ impl FaceModel {
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
             beyond: beyond(&subdivision, parts.triangles, &around),
-            around,
+            around: Fours::new(&around, count, parts.triangles.len()),
             landmark_ends: shape.select(ends.into_iter()),
             patches: Patches::new(parts.mean_shape, &shape),
             shape,

@@ -263,17 +263,31 @@ impl Photo<'_> {
         let (column, row) = (x as i32, y as i32);
         let (u, v) = (x - column as f32, y - row as f32);
         let first = row as usize * self.size[0] + column as usize;
-        let upper = &self.pixels[first..][..2];
-        let lower = &self.pixels[first + self.size[0]..][..2];
+        let below = first + self.size[0];
         let [a, b] = [(1.0 - u) * (1.0 - v), u * (1.0 - v)];
         let [c, d] = [(1.0 - u) * v, u * v];
-        let value = |weight: f32, [red, green, blue]: [u8; 3]| {
-            f32x4::splat(weight) * i32x4::new([i32::from(red), i32::from(green), i32::from(blue), 0]).round_float()
-        };
-        (value(a, upper[0]) + value(b, upper[1]))
-            + (value(c, lower[0]) + value(d, lower[1]))
-            + f32x4::new([0.0, 0.0, 0.0, 1.0])
+        let pixels = self.pixels.as_flattened();
+        let value = |weight: f32, pixel: usize| f32x4::splat(weight) * pixel_at(pixels, pixel);
+        let [red, green, blue, _] =
+            ((value(a, first) + value(b, first + 1)) + (value(c, below) + value(d, below + 1))).to_array();
+        f32x4::new([red, green, blue, 1.0])
     }
+}
+
+/// A pixel's channels, and anything.
+#[inline(always)]
+fn pixel_at(channels: &[u8], pixel: usize) -> f32x4 {
+    match channels[3 * pixel..].first_chunk::<4>() {
+        Some(&four) => i32x4::new(four.map(i32::from)).round_float(),
+        None => last_pixel(channels),
+    }
+}
+
+/// Apart, as [`crate::simd::point`]'s last one.
+#[cold]
+#[inline(never)]
+fn last_pixel(channels: &[u8]) -> f32x4 {
+    channels.last_chunk::<3>().map_or(f32x4::ZERO, |&[r, g, b]| f32x4::new([r, g, b, 0].map(f32::from)))
 }
 
 /// The stored vertices of a face in the photo.
