@@ -299,12 +299,16 @@ impl FaceModel {
     /// Normals of faces with the first so many vertices.
     fn normals_of_first(&self, n: usize, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
         check::length("vertices", vertices.len(), faces * n, "rows")?;
-        check::finite("vertices", vertices.as_flattened())?;
+        let checked = check::Parts::new();
         let mut out = vec![[0.0; 3]; faces * n];
-        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(out, vertices)| {
+        let parts = out.chunks_mut(n).zip(vertices.chunks(n)).enumerate();
+        parallel::for_each(threads, parts, |(face, (out, vertices))| {
             let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
-            simd::run(Normals { vertices, triangles, around, out });
+            if checked.finite(3 * n * face, vertices) {
+                simd::run(Normals { vertices, triangles, around, out });
+            }
         })?;
+        checked.result("vertices")?;
         Ok(out)
     }
 

@@ -246,6 +246,27 @@ mod tests {
     }
 
     #[test]
+    fn gathered_normals_are_those_that_are_scattered() {
+        // Fans of different sizes, vertices of no triangle, and numbers of both that are no multiples of four.
+        for (n, fans) in [(5usize, 1), (14, 3), (30, 9)] {
+            let number = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+            let vertices: Vec<[f32; 3]> =
+                (0..n).map(|v| [number(3 * v), number(3 * v + 1), number(3 * v + 2)]).collect();
+            let fan = |f: usize| (0..f + 2).map(move |k| [f % 3, 3 + (f + k) % (n - 3), 3 + (f + k + 1) % (n - 3)]);
+            let triangles: Vec<_> = (0..fans).flat_map(fan).map(|t| t.map(|v| v as i32)).collect();
+            let pairs = triangles.iter().enumerate().flat_map(|(k, triangle)| triangle.map(|v| (k, v)));
+            let around = Fours::new(&Around::new(n, pairs), n, triangles.len());
+            let expected = vertex_normals(&vertices, 1, &triangles, 1).unwrap();
+            let mut out = vec![[0.0; 3]; n];
+            let vertices = vertices.as_flattened();
+            crate::simd::run(Normals { vertices, triangles: &triangles, around: &around, out: &mut out });
+            for (got, wanted) in out.as_flattened().iter().zip(expected.as_flattened()) {
+                assert!((got - wanted).abs() < 1e-5, "{n}");
+            }
+        }
+    }
+
+    #[test]
     fn a_triangle_without_area_adds_nothing() {
         let vertices = [[0.0; 3], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0]];
         assert_eq!(vertex_normals(&vertices, 1, &[[0, 1, 2]], 1).unwrap(), [[0.0; 3]; 3]);
