@@ -1,5 +1,7 @@
 //! Checks that several stages share. They run before any kernel does.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use half::f16;
 
 use crate::error::{Error, Result};
@@ -17,6 +19,37 @@ pub(crate) fn finite(name: &'static str, values: &[f32]) -> Result<()> {
     match found {
         Some(index) => Err(Error::NonFinite { name, index }),
         None => Ok(()),
+    }
+}
+
+/// [`finite`] for values that are tested part by part, each by the thread that works on it, while it is in the cache.
+pub(crate) struct Parts {
+    /// The lowest index of a value that is not finite.
+    first: AtomicUsize,
+}
+
+impl Parts {
+    /// Nothing found yet.
+    pub(crate) fn new() -> Self {
+        Self { first: AtomicUsize::new(usize::MAX) }
+    }
+
+    /// Whether all values of a part are finite; it begins at `index`.
+    pub(crate) fn finite(&self, index: usize, values: &[f32]) -> bool {
+        let mut found = None;
+        simd::run(NonFinite { values, found: &mut found });
+        if let Some(at) = found {
+            self.first.fetch_min(index + at, Ordering::Relaxed);
+        }
+        found.is_none()
+    }
+
+    /// Fails if something was found.
+    pub(crate) fn result(self, name: &'static str) -> Result<()> {
+        match self.first.into_inner() {
+            usize::MAX => Ok(()),
+            index => Err(Error::NonFinite { name, index }),
+        }
     }
 }
 
@@ -128,6 +161,11 @@ mod tests {
         values[2500] = f32::NAN;
         values[2600] = f32::INFINITY;
         assert_eq!(finite("x", &values), Err(Error::NonFinite { name: "x", index: 2500 }));
+        let parts = Parts::new();
+        assert!(!parts.finite(2550, &values[2550..]) && !parts.finite(1000, &values[1000..2550]));
+        assert!(parts.finite(0, &values[..1000]));
+        assert_eq!(parts.result("x"), Err(Error::NonFinite { name: "x", index: 2500 }));
+        assert_eq!(Parts::new().result("x"), Ok(()));
         let halves = [f16::ONE, f16::MAX, f16::NEG_INFINITY];
         assert_eq!(finite_f16("b", &halves), Err(Error::NonFinite { name: "b", index: 2 }));
     }

@@ -6,7 +6,7 @@ use crate::basis::PackedBasis;
 use crate::camera::{Move, check_rigid};
 use crate::check;
 use crate::error::{Error, Result};
-use crate::mesh::{Around, Normals};
+use crate::mesh::{Around, Fours, Normals};
 use crate::patches::{Patches, Placed};
 use crate::subdivision::Subdivision;
 use crate::{parallel, simd};
@@ -55,7 +55,7 @@ pub struct FaceModel {
     subdivision: Subdivision,
     coarse_triangles: Vec<[i32; 3]>,
     /// The coarse triangles at each refined vertex: those of a corner, and those at the edge of a midpoint.
-    around: Around,
+    around: Fours,
     /// The coarse triangles beyond the edges ab, bc, ca of each, itself where there is none.
     beyond: Vec<[u32; 3]>,
     shape: PackedBasis,
@@ -107,7 +107,7 @@ impl FaceModel {
             n_expression: parts.n_expression,
             coarse_triangles: parts.triangles.to_vec(),
             beyond: beyond(&subdivision, parts.triangles, &around),
-            around,
+            around: Fours::new(&around, count, parts.triangles.len()),
             landmark_ends: shape.select(ends.into_iter()),
             patches: Patches::new(parts.mean_shape, &shape),
             shape,
@@ -299,12 +299,16 @@ impl FaceModel {
     /// Normals of faces with the first so many vertices.
     fn normals_of_first(&self, n: usize, vertices: &[[f32; 3]], faces: usize, threads: usize) -> Result<Vec<[f32; 3]>> {
         check::length("vertices", vertices.len(), faces * n, "rows")?;
-        check::finite("vertices", vertices.as_flattened())?;
+        let checked = check::Parts::new();
         let mut out = vec![[0.0; 3]; faces * n];
-        parallel::for_each(threads, out.chunks_mut(n).zip(vertices.chunks(n)), |(out, vertices)| {
+        let parts = out.chunks_mut(n).zip(vertices.chunks(n)).enumerate();
+        parallel::for_each(threads, parts, |(face, (out, vertices))| {
             let (vertices, triangles, around) = (vertices.as_flattened(), &self.coarse_triangles, &self.around);
-            simd::run(Normals { vertices, triangles, around, out });
+            if checked.finite(3 * n * face, vertices) {
+                simd::run(Normals { vertices, triangles, around, out });
+            }
         })?;
+        checked.result("vertices")?;
         Ok(out)
     }
 

@@ -106,13 +106,37 @@ impl Around {
     }
 }
 
+/// The triangles at each of four neighbouring vertices, one of each at a time. Where a vertex has fewer than its neighbours
+/// the rest is the number of triangles: a place for nothing, so that the loop over a four has as many turns as most others.
+#[derive(Debug)]
+pub(crate) struct Fours {
+    triangles: Vec<[u32; 4]>,
+    /// Where each four starts in `triangles`, and the end.
+    starts: Vec<u32>,
+}
+
+impl Fours {
+    /// Of so many vertices and triangles.
+    pub(crate) fn new(around: &Around, vertices: usize, triangles: usize) -> Self {
+        let mut out = Self { triangles: Vec::new(), starts: vec![0] };
+        for first in (0..vertices).step_by(4) {
+            let own: [&[u32]; 4] =
+                std::array::from_fn(|l| if first + l < vertices { around.at(first + l) } else { Default::default() });
+            let most = own.iter().map(|triangles| triangles.len()).max().unwrap_or(0).next_multiple_of(2);
+            out.triangles.extend((0..most).map(|k| own.map(|own| *own.get(k).unwrap_or(&(triangles as u32)))));
+            out.starts.push(out.triangles.len() as u32);
+        }
+        out
+    }
+}
+
 /// Normals at the first vertices of one mesh: those of the triangles first, then each vertex gathers its own. To scatter them
 /// from the triangles would read and write every vertex several times.
 pub(crate) struct Normals<'a> {
     /// Flat, three coordinates each.
     pub(crate) vertices: &'a [f32],
     pub(crate) triangles: &'a [[i32; 3]],
-    pub(crate) around: &'a Around,
+    pub(crate) around: &'a Fours,
     /// Of as many vertices as it has room for.
     pub(crate) out: &'a mut [[f32; 3]],
 }
@@ -121,7 +145,7 @@ impl Kernel for Normals<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         let Self { vertices, triangles, around, out } = self;
-        let mut units = Vec::with_capacity(triangles.len() + 3);
+        let mut units = Vec::with_capacity(triangles.len() + 4);
         let (fours, rest) = triangles.as_chunks::<4>();
         // Of fewer than four, the first one again.
         let last = rest.first().map(|&first| [0, 1, 2, 3].map(|l| *rest.get(l).unwrap_or(&first)));
@@ -129,15 +153,15 @@ impl Kernel for Normals<'_> {
             let [x, y, z] = four_normals(vertices, four);
             units.extend(f32x4::transpose([x, y, z, f32x4::ZERO]));
         }
-        let starts = &around.starts;
-        let mut vertex = 0;
-        for out in out.chunks_mut(4) {
-            let mut sums = [f32x4::splat(0.0); 4];
-            for sum in &mut sums[..out.len()] {
-                for &triangle in &around.triangles[starts[vertex] as usize..starts[vertex + 1] as usize] {
-                    *sum += units[triangle as usize];
+        units.truncate(triangles.len());
+        units.push(f32x4::ZERO);
+        for (bounds, out) in around.starts.windows(2).zip(out.chunks_mut(4)) {
+            let mut sums = [f32x4::ZERO; 4];
+            for &[a, b, c, d] in &around.triangles[bounds[0] as usize..bounds[1] as usize] {
+                let four = [units[a as usize], units[b as usize], units[c as usize], units[d as usize]];
+                for (sum, unit) in sums.iter_mut().zip(four) {
+                    *sum += unit;
                 }
-                vertex += 1;
             }
             let [x, y, z, _] = f32x4::transpose(sums);
             write_four(normalised_four([x, y, z], CANCELLED * CANCELLED), out);
@@ -218,6 +242,27 @@ mod tests {
         assert!((one[5][2] - 1.0).abs() < 1e-6);
         for threads in [2, 5] {
             assert_eq!(vertex_normals(&both, 2, &triangles, threads).unwrap(), one);
+        }
+    }
+
+    #[test]
+    fn gathered_normals_are_those_that_are_scattered() {
+        // Fans of different sizes, vertices of no triangle, and numbers of both that are no multiples of four.
+        for (n, fans) in [(5usize, 1), (14, 3), (30, 9)] {
+            let number = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0;
+            let vertices: Vec<[f32; 3]> =
+                (0..n).map(|v| [number(3 * v), number(3 * v + 1), number(3 * v + 2)]).collect();
+            let fan = |f: usize| (0..f + 2).map(move |k| [f % 3, 3 + (f + k) % (n - 3), 3 + (f + k + 1) % (n - 3)]);
+            let triangles: Vec<_> = (0..fans).flat_map(fan).map(|t| t.map(|v| v as i32)).collect();
+            let pairs = triangles.iter().enumerate().flat_map(|(k, triangle)| triangle.map(|v| (k, v)));
+            let around = Fours::new(&Around::new(n, pairs), n, triangles.len());
+            let expected = vertex_normals(&vertices, 1, &triangles, 1).unwrap();
+            let mut out = vec![[0.0; 3]; n];
+            let vertices = vertices.as_flattened();
+            crate::simd::run(Normals { vertices, triangles: &triangles, around: &around, out: &mut out });
+            for (got, wanted) in out.as_flattened().iter().zip(expected.as_flattened()) {
+                assert!((got - wanted).abs() < 1e-5, "{n}");
+            }
         }
     }
 

@@ -141,13 +141,17 @@ impl ColorFitter {
         if faces == 0 {
             return Ok(out);
         }
-        check::finite("vertices_camera", vertices_camera.as_flattened())?;
-        check::finite("normals_camera", normals_camera.as_flattened())?;
         let mut projected = vec![Projected::default(); faces];
-        let meshes = vertices_camera.chunks(self.vertices);
-        parallel::for_each(threads, projected.iter_mut().zip(meshes), |(out, mesh)| {
-            *out = Projected::new(mesh, photo)
+        let (points, directions) = (check::Parts::new(), check::Parts::new());
+        let meshes = vertices_camera.chunks(self.vertices).zip(normals_camera.chunks(self.vertices)).enumerate();
+        parallel::for_each(threads, projected.iter_mut().zip(meshes), |(out, (face, (vertices, normals)))| {
+            let first = 3 * self.vertices * face;
+            if points.finite(first, vertices.as_flattened()) & directions.finite(first, normals.as_flattened()) {
+                *out = Projected::new(vertices, photo);
+            }
         })?;
+        points.result("vertices_camera")?;
+        directions.result("normals_camera")?;
         let normals = normals_camera.chunks(self.vertices);
         let coefficients = out.albedo.chunks_mut(self.areas.columns().max(1)).zip(&mut out.illumination);
         let parts = projected.iter().zip(vertices_camera.chunks(self.vertices).zip(normals)).zip(coefficients);
@@ -263,17 +267,31 @@ impl Photo<'_> {
         let (column, row) = (x as i32, y as i32);
         let (u, v) = (x - column as f32, y - row as f32);
         let first = row as usize * self.size[0] + column as usize;
-        let upper = &self.pixels[first..][..2];
-        let lower = &self.pixels[first + self.size[0]..][..2];
+        let below = first + self.size[0];
         let [a, b] = [(1.0 - u) * (1.0 - v), u * (1.0 - v)];
         let [c, d] = [(1.0 - u) * v, u * v];
-        let value = |weight: f32, [red, green, blue]: [u8; 3]| {
-            f32x4::splat(weight) * i32x4::new([i32::from(red), i32::from(green), i32::from(blue), 0]).round_float()
-        };
-        (value(a, upper[0]) + value(b, upper[1]))
-            + (value(c, lower[0]) + value(d, lower[1]))
-            + f32x4::new([0.0, 0.0, 0.0, 1.0])
+        let pixels = self.pixels.as_flattened();
+        let value = |weight: f32, pixel: usize| f32x4::splat(weight) * pixel_at(pixels, pixel);
+        let [red, green, blue, _] =
+            ((value(a, first) + value(b, first + 1)) + (value(c, below) + value(d, below + 1))).to_array();
+        f32x4::new([red, green, blue, 1.0])
     }
+}
+
+/// A pixel's channels, and anything.
+#[inline(always)]
+fn pixel_at(channels: &[u8], pixel: usize) -> f32x4 {
+    match channels[3 * pixel..].first_chunk::<4>() {
+        Some(&four) => i32x4::new(four.map(i32::from)).round_float(),
+        None => last_pixel(channels),
+    }
+}
+
+/// Apart, as [`crate::simd::point`]'s last one.
+#[cold]
+#[inline(never)]
+fn last_pixel(channels: &[u8]) -> f32x4 {
+    channels.last_chunk::<3>().map_or(f32x4::ZERO, |&[r, g, b]| f32x4::new([r, g, b, 0].map(f32::from)))
 }
 
 /// The stored vertices of a face in the photo.
@@ -360,13 +378,8 @@ impl Grid {
             cells: Vec::new(),
             tolerance: 0.0,
         };
-        grid.cells = grid.drawn(own);
-        let (mut near, mut far) = (f32::INFINITY, 0.0);
-        for (&cell, &[_, _, depth]) in grid.cells.iter().zip(&own.places) {
-            let there = cell != NO_CELL;
-            near = if there & (depth < near) { depth } else { near };
-            far = if there & (depth > far) { depth } else { far };
-        }
+        let (cells, [near, far]) = grid.drawn(own);
+        grid.cells = cells;
         grid.tolerance = BEHIND * (far - near);
         for face in all.iter().filter(|face| !std::ptr::eq(*face, own) && face.meets(own)) {
             grid.drawn(face);
@@ -375,15 +388,16 @@ impl Grid {
         grid
     }
 
-    /// Notes the depths of a face; returns the cells of its vertices.
-    fn drawn(&mut self, face: &Projected) -> Vec<u16> {
-        let mut cells = vec![NO_CELL; face.places.len()];
-        simd::run(Cells { low: self.low, scale: self.scale, places: face.places.as_flattened(), out: &mut cells });
+    /// Notes the depths of a face; returns the cells of its vertices, and the least and greatest depth in the grid.
+    fn drawn(&mut self, face: &Projected) -> (Vec<u16>, [f32; 2]) {
+        let (mut cells, mut depths) = (vec![NO_CELL; face.places.len()], [f32::INFINITY, 0.0]);
+        let places = face.places.as_flattened();
+        simd::run(Cells { low: self.low, scale: self.scale, places, out: &mut cells, depths: &mut depths });
         for (&cell, &[_, _, depth]) in cells.iter().zip(&face.places) {
             let nearest = &mut self.nearest[usize::from(cell)];
             *nearest = if depth < *nearest { depth } else { *nearest };
         }
-        cells
+        (cells, depths)
     }
 
     /// Whether a vertex of the face is seen.
@@ -398,6 +412,8 @@ struct Cells<'a> {
     scale: f32,
     places: &'a [f32],
     out: &'a mut [u16],
+    /// The least and greatest depth of those that have a cell.
+    depths: &'a mut [f32; 2],
 }
 
 impl Kernel for Cells<'_> {
@@ -407,10 +423,14 @@ impl Kernel for Cells<'_> {
         let (scale, side, last) =
             (f32x4::splat(self.scale), f32x4::splat(CELLS as f32), i32x4::splat(CELLS as i32 - 1));
         let inside = |at: f32x4| at.simd_ge(f32x4::ZERO) & at.simd_le(side);
+        let [mut near, mut far] = self.depths.map(f32x4::splat);
         for (k, out) in self.out.chunks_mut(4).enumerate() {
-            let [x, y, _] = points(self.places, four(4 * k, out.len()));
+            let [x, y, z] = points(self.places, four(4 * k, out.len()));
             let (x, y) = ((x - low_x) * scale, (y - low_y) * scale);
-            let there: i32x4 = bytemuck::cast(inside(x) & inside(y));
+            let there = inside(x) & inside(y);
+            near = (there & z.simd_lt(near)).select(z, near);
+            far = (there & z.simd_gt(far)).select(z, far);
+            let there: i32x4 = bytemuck::cast(there);
             // What is not inside is no number, perhaps, but not looked at either.
             let (column, row) = (x.fast_trunc_int().min(last), y.fast_trunc_int().min(last));
             let cells = there.select(row * i32x4::splat(CELLS as i32) + column, i32x4::splat(i32::from(NO_CELL)));
@@ -418,6 +438,8 @@ impl Kernel for Cells<'_> {
                 *out = cell as u16;
             }
         }
+        *self.depths =
+            [near.to_array().into_iter().fold(f32::INFINITY, f32::min), far.to_array().into_iter().fold(0.0, f32::max)];
     }
 }
 
@@ -435,6 +457,8 @@ mod tests {
         let photo = Photo { pixels: &pixels, size: [4, 3], focal: 1.0, principal_point: [0.0; 2] };
         let [red, green, blue, one] = photo.color([1.75, 1.5, 9.0]).to_array();
         assert!((red - 52.5).abs() < 1e-4 && green == 255.0 && (blue - 20.0).abs() < 1e-4 && one == 1.0);
+        let [red, green, blue, one] = photo.color([2.99, 1.99, 9.0]).to_array(); // the last pixel among them
+        assert!((red - 84.5).abs() < 1e-3 && (green - 255.0).abs() < 1e-3 && (blue - 29.8).abs() < 1e-3 && one == 1.0);
         assert!(photo.contains([1.01, 1.9, 0.0]) && !photo.contains([3.2, 1.5, 0.0]) && !photo.contains([f32::NAN; 3]));
     }
 }

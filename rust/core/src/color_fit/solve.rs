@@ -103,8 +103,13 @@ impl Areas {
         let mut gram = vec![0.0; padded * padded];
         let mut right = vec![0.0; padded];
         simd::run(Gram { basis: &self.basis, padded, rows: &rows, gram: &mut gram, right: &mut right });
-        let mut system: Vec<_> =
-            gram.chunks(padded.max(1)).take(n).flat_map(|row| &row[..n]).map(|&g| f64::from(g)).collect();
+        let mut system = vec![0.0; n * n];
+        for (i, (row, gram)) in system.chunks_mut(n.max(1)).zip(gram.chunks(padded.max(1))).enumerate() {
+            // Read is the upper half.
+            for (value, &sum) in row[i..].iter_mut().zip(&gram[i..n]) {
+                *value = f64::from(sum);
+            }
+        }
         let mut solution: Vec<_> = right.iter().zip(expected).map(|(&r, e)| f64::from(r) + e).collect();
         (0..n).for_each(|i| system[i * n + i] += 1.0);
         simd::run(SolveSymmetric { n, system: &mut system, right: &mut solution });

@@ -41,7 +41,8 @@ impl Bins {
     #[inline(always)]
     fn prepare(&mut self, triangles: &[[i32; 3]], corners: &[Corner], first: [usize; 2], size: [i32; 2]) {
         let ids = |position: usize| [first[0] as i32, (first[1] + position) as i32];
-        self.facets.reserve(triangles.len() + TOGETHER);
+        // About half of a face looks away; memory for the rest would be cleared in vain.
+        self.facets.reserve(triangles.len() / 2 + TOGETHER);
         let (fours, rest) = triangles.as_chunks::<TOGETHER>();
         for (k, four) in fours.iter().enumerate() {
             let position = k * TOGETHER;

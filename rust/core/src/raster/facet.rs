@@ -164,6 +164,14 @@ pub(super) fn prepare(
     if longest.simd_gt(i32x4::splat(SMALL - 1)).any() {
         return None;
     }
+    let zero = i32x4::splat(0);
+    let area = (cx - ax) * (by - ay) - (cy - ay) * (bx - ax);
+    // Inverse depths are not negative, so that their bits are in the order of their values.
+    let facing = area.simd_gt(zero) & az.min(bz).min(cz).simd_gt(zero);
+    if !facing.any() {
+        // The four of most places on the back of a head.
+        return Some((0, [Facet { lines: [zero; 4] }; TOGETHER]));
+    }
     let (x0, x1) = (first_pixel(low_x), last_pixel(high_x, size[0]));
     let (y0, y1) = (first_pixel(low_y), last_pixel(high_y, size[1]));
     let half = i32x4::splat(STEPS / 2);
@@ -171,9 +179,6 @@ pub(super) fn prepare(
     let [dx_a, dy_a, value_a] = edge([cx, cy], [bx, by], at);
     let [dx_c, dy_c, value_c] = edge([bx, by], [ax, ay], at);
     let [dx_b, dy_b, value_b] = edge([ax, ay], [cx, cy], at);
-    let area = value_a + value_b + value_c;
-    // Inverse depths are not negative, so that their bits are in the order of their values.
-    let nearest = az.min(bz).min(cz);
     let mut missed = x0.simd_gt(x1) | y0.simd_gt(y1);
     // Most triangles of a small face have no more pixels in their box than two by two, and often lie between their centres.
     let few = !((x1 - x0).simd_gt(i32x4::splat(1)) | (y1 - y0).simd_gt(i32x4::splat(1)));
@@ -184,10 +189,8 @@ pub(super) fn prepare(
     let outside = |[a, b, c]: [i32x4; 3]| a | b | c;
     let all_outside = outside([value_a, value_b, value_c]) & outside(beside) & outside(below) & outside(across);
     missed |= few & all_outside.is_negative();
-    let zero = i32x4::splat(0);
-    let drawn = area.simd_gt(zero) & nearest.simd_gt(zero) & !missed;
+    let drawn = facing & !missed;
     if !drawn.any() {
-        // The four of most places on the back of a head.
         return Some((0, [Facet { lines: [zero; 4] }; TOGETHER]));
     }
     let numbers = i32x4::splat(ids[1]) + i32x4::new([0, 1, 2, 3]);

@@ -120,7 +120,6 @@ fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: us
     let &Meshes { vertices_camera, faces, triangles, split } = meshes;
     let &View { focal, principal_point, size } = view;
     let n = check::per_face("vertices_camera", vertices_camera.len(), faces)?;
-    check::finite("vertices_camera", vertices_camera.as_flattened())?;
     check::camera(focal, principal_point)?;
     check_size(size)?;
     check_count(faces, triangles.len())?;
@@ -137,9 +136,16 @@ fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: us
     bins.resize_with(faces * per_face, Bins::default);
     // What is projected is used at once, while it is in the cache; few faces are projected once for each run of triangles.
     let together = if faces < parallel::resolve_threads(threads)? { 1 } else { per_face.max(1) };
+    if bins.is_empty() {
+        check::finite("vertices_camera", vertices_camera.as_flattened())?;
+    }
+    let checked = check::Parts::new();
     parallel::for_each(threads, bins.chunks_mut(together).enumerate(), |(task, bins)| {
         let (face, first_run) = (task * together / per_face, task * together % per_face);
         let vertices = &vertices_camera[face * n..(face + 1) * n];
+        if !checked.finite(3 * n * face, vertices.as_flattened()) {
+            return;
+        }
         let mut corners = vec![Corner::default(); n];
         simd::run(facet::Project { vertices, camera: &camera, corners: &mut corners });
         for (run, bins) in (first_run..).zip(bins) {
@@ -148,6 +154,7 @@ fn draw<S: Shader>(meshes: &Meshes, view: &View, shader: Option<&S>, threads: us
             simd::run(Sort { bins, triangles, corners: &corners, first: [face, first], size });
         }
     })?;
+    checked.result("vertices_camera")?;
 
     let pixels = width * height;
     let (mut triangle_id, mut face_id) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
