@@ -130,11 +130,20 @@ def _torch(faces: int, threads: int) -> Calls:
     return calls
 
 
-def medians(calls: Calls, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Milliseconds of each call, run in turn after one round that does not count."""
+def medians(
+    calls: Calls, repeats: int, clock: Callable[[], float], pause: float = 0.0, warm: float = 0.0
+) -> dict[str, float]:
+    """Milliseconds of each call, run in turn after one round that does not count.
+
+    Before each go `pause` seconds, and calls of its own for `warm` seconds.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(repeats + 1):
         for name, call in calls.items():
+            time.sleep(pause)
+            ready = time.perf_counter() + warm
+            while time.perf_counter() < ready:
+                call()
             start = clock()
             call()
             if round_:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import click
 import numpy as np
+from against_twins import Calls, medians
 from scenes import CENTRE, FOCAL, SIZE, face_model, scene
 
 from wm3dr import _native
@@ -20,27 +21,18 @@ except ImportError:
     Sim3DR_Cython = None
 
 try:
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 except ImportError:
-    threadpool_limits = None
+    ThreadpoolController = None
 
-Calls = dict[str, Callable[[], object]]
-
-
-def medians(calls: Calls, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Milliseconds of each call, run in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(clock() - start)
-    return {name: 1e3 * float(np.median(values)) for name, values in times.items()}
+PAUSE, WARM = 0.03, 0.05
+"""Seconds before each call that counts: a pause, in which the threads of NumPy's BLAS stop spinning, and calls of its
+own, so that each finds the caches and the threads as it leaves them."""
 
 
 def report(title: str, calls: Calls, repeats: int, clock: Callable[[], float]) -> None:
     """The first call is the baseline."""
-    found = medians(calls, repeats, clock)
+    found = medians(calls, repeats, clock, PAUSE, WARM)
     baseline = next(iter(found.values()))
     cells = [f"{name} {ms:.2f}" + ("" if ms == baseline else f" ({baseline / ms:.1f}x)") for name, ms in found.items()]
     print(f"{title:34}" + " | ".join(cells), flush=True)
@@ -54,11 +46,13 @@ def decode(faces: int, threads: int) -> Calls:
     coefficients = np.ascontiguousarray(np.concatenate([s.identity, s.expression], 1).T)
     out = np.empty((3 * native.n_vertices, faces), np.float32)
 
+    pools = None if ThreadpoolController is None else ThreadpoolController()
+
     def numpy() -> None:
-        if threadpool_limits is None:
+        if pools is None:
             np.matmul(basis, coefficients, out=out)
             return
-        with threadpool_limits(threads):
+        with pools.limit(limits=threads):
             np.matmul(basis, coefficients, out=out)
 
     return {"numpy": numpy, "shapes": lambda: native.shapes(s.identity, s.expression, threads)}
@@ -126,10 +120,14 @@ def raster(faces: int, height: float, threads: int) -> Calls:
 
     normals = native.stored_normals(corners, 1)
 
-    def colored():  # and the picture; ours also decodes albedo and shades it
+    def given():  # and colours that are there, as Sim3DR does it
+        triangle_id, face_id, _, barycentric = maps()
+        return _native.interpolate(triangle_id, face_id, barycentric, triangles, colors, threads)
+
+    def shaded():  # and the picture: albedo decoded, triangles shaded where they are seen
         return native.render(corners, normals, s.albedo, s.illumination, FOCAL, CENTRE, SIZE, threads)
 
-    ours: Calls = {"rasterize": maps, "rasterize+colours": colored}
+    ours: Calls = {"rasterize": maps, "with given colours": given, "albedo, light and all": shaded}
     return {"Sim3DR": sim3dr, **ours} if Sim3DR_Cython is not None else ours
 
 
@@ -190,6 +188,8 @@ def after_encoder(faces: int, threads: int) -> Calls:
 @click.option("--cpu", is_flag=True, help="Processor time of the calling thread; one thread only.")
 def main(repeats: int, cpu: bool) -> None:
     clock = time.thread_time if cpu else time.perf_counter
+    if ThreadpoolController is None:
+        print("threadpoolctl is not installed: NumPy takes all threads in every row")
     if Sim3DR_Cython is None:
         print("Sim3DR_Cython is not importable: the raster has no baseline")
     for threads in (1,) if cpu else (1, 2):
