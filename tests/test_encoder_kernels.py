@@ -53,6 +53,14 @@ def test_without_the_instructions_onnxruntime_computes_the_blocks(monkeypatch):
 
 
 @needs_kernels
+def test_a_runtime_that_does_not_take_the_kernels_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(_native, "__file__", str(tmp_path / "none.so"))
+    with pytest.warns(RuntimeWarning, match="does not take the kernels of wm3dr and uses its own, which are slower"):
+        encoder = Encoder()
+    assert encoder.kernels == "onnxruntime"
+
+
+@needs_kernels
 def test_threads_may_share_an_encoder():
     encoder, noise = Encoder(threads=2), np.random.default_rng(0)
     photos = [noise.integers(0, 256, (1, 64 + 32 * (k % 3), 96, 3), np.uint8) for k in range(24)]

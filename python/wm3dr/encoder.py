@@ -234,10 +234,8 @@ class Encoder:
         if _provider_name(wanted[0]) == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
         usable = [entry for entry in wanted if _provider_name(entry) in ort.get_available_providers()]
-        registered = own_kernels and _native.has_quantized_kernels()
-        registered &= _provider_name((usable or ["CPUExecutionProvider"])[0]) == "CPUExecutionProvider"
-        if registered:
-            options.register_custom_ops_library(_native.__file__)
+        on_cpu = _provider_name((usable or ["CPUExecutionProvider"])[0]) == "CPUExecutionProvider"
+        registered = own_kernels and on_cpu and _native.has_quantized_kernels() and _register_kernels(options)
         content = self.path.read_bytes()
         try:
             self._session = ort.InferenceSession(content, options, providers=usable or ["CPUExecutionProvider"])
@@ -359,6 +357,17 @@ class Encoder:
 def float_image(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return pixels (B, H, W, 3) as contract versions 1 and 2 take them: (B, 3, H, W) float32, RGB 0-255."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+
+
+def _register_kernels(options: Any) -> bool:
+    """Give onnxruntime the kernels of this package; False, with a warning, where it does not take them."""
+    try:
+        options.register_custom_ops_library(_native.__file__)
+    except Exception as error:  # onnxruntime raises its own types, which differ between versions
+        message = f"onnxruntime does not take the kernels of wm3dr and uses its own, which are slower: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+        return False
+    return True
 
 
 def _check_signature(session: Any, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
