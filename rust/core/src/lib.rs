@@ -21,6 +21,7 @@ pub mod illumination;
 pub mod mesh;
 pub mod peaks;
 pub mod pose;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))] // its kernels are for x86-64
 pub mod quantized;
 pub mod raster;
 pub mod shade;

@@ -103,8 +103,6 @@ impl Kernel {
         unsafe {
             x86::run(self, input.as_ptr(), row, rows, outputs, output.as_mut_ptr());
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (&self.groups, &self.lines, self.zero_point);
     }
 }
 

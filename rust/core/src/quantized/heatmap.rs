@@ -59,8 +59,6 @@ impl Heatmap {
                 unsafe {
                     x86::dot(self, hidden, bytemuck::cast_slice_mut(output));
                 }
-                #[cfg(not(target_arch = "x86_64"))]
-                let _ = (output, self.quantization, &self.weight, self.bias);
             });
         });
         Ok(())

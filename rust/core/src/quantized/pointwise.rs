@@ -112,8 +112,6 @@ impl Pointwise {
         unsafe {
             x86::run(self, input.as_ptr(), source, pixels, output.as_mut_ptr(), target);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (&self.tiles, &self.lines, self.zero_point, PIXELS, target);
     }
 }
 
