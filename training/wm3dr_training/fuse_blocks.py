@@ -22,7 +22,7 @@ from onnx import helper
 
 from wm3dr.encoder import BLOCKS
 from wm3dr_training.block_functions import DEPTHWISE_ATTRIBUTES, DOMAIN, FIRST, LAST, block_function
-from wm3dr_training.pixel_graph import Graph
+from wm3dr_training.pixel_graph import Graph, attributes_of, repeats_pixels
 
 _DEFAULTS = {"group": 1, "strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1]}
 _STEM = ["Reshape", "Transpose", "DequantizeLinear", "Conv", "QuantizeLinear", "Transpose", "Reshape", "Transpose"]
@@ -53,8 +53,7 @@ class _Convolution:
         return self.sink.output[0]
 
     def attribute(self, name: str) -> Any:
-        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
-        return given.get(name, _DEFAULTS.get(name))
+        return attributes_of(self.node).get(name, _DEFAULTS.get(name))
 
     @property
     def pointwise(self) -> bool:
@@ -134,12 +133,12 @@ def _convolution(graph: Graph, node: onnx.NodeProto) -> _Convolution | None:
     makers = [graph.maker(name) for name in node.input]
     if node.op_type != "Conv" or len(makers) != 3 or any(m is None or m.op_type != "DequantizeLinear" for m in makers):
         return None
-    users = graph.users(node.output[0])
-    if len(users) != 1 or users[0].op_type != "QuantizeLinear":
+    sink = graph.quantized_by(node)
+    if sink is None:
         return None
     source, weight, bias = makers
     inputs = graph.constants[weight.input[0]].dims[1]
-    return _Convolution(node, source, users[0], inputs, [*weight.input, *bias.input])
+    return _Convolution(node, source, sink, inputs, [*weight.input, *bias.input])
 
 
 def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
@@ -164,10 +163,8 @@ def _find_blocks(graph: Graph) -> list[_Block]:
     for name, project in projections.items():
         depthwise = found[name]
         before = next((c for c in found.values() if c.output == depthwise.input), None)
-        if before is None or not before.pointwise or before.node.output[0] in taken:
-            blocks.append(_Block("Separable", [depthwise, project]))
-            continue
-        if _only_reader(graph, before.output) is not depthwise.node:
+        expands = before is not None and before.pointwise and before.node.output[0] not in taken
+        if not expands or _only_reader(graph, before.output) is not depthwise.node:
             blocks.append(_Block("Separable", [depthwise, project]))
             continue
         expansions.add(before.node.output[0])
@@ -186,8 +183,7 @@ def _sum_with(graph: Graph, project: _Convolution, block_input: str) -> onnx.Nod
     readers = [graph.maker(name) for name in add.input]
     if [r.input[0] if r is not None else None for r in readers] != [project.output, block_input]:
         return None
-    users = graph.users(add.output[0])
-    return users[0] if len(users) == 1 and users[0].op_type == "QuantizeLinear" else None
+    return graph.quantized_by(add)
 
 
 @dataclass(frozen=True)
@@ -274,18 +270,16 @@ def _replace_resized_sums(graph: Graph) -> dict[str, int]:
     counts: dict[str, int] = {}
     for node in [node for node in graph.proto.node if node.op_type == "Add"]:
         readers = [graph.maker(name) for name in node.input]
-        users = graph.users(node.output[0])
-        if len(users) != 1 or users[0].op_type != "QuantizeLinear":
-            continue
-        if any(reader is None or reader.op_type != "DequantizeLinear" for reader in readers):
+        sink = graph.quantized_by(node)
+        if sink is None or any(reader is None or reader.op_type != "DequantizeLinear" for reader in readers):
             continue
         fine, repeated = readers
         kind, coarse = _coarse(graph, repeated)
         if kind is None:
             continue
-        arguments = [_last(graph, fine.input[0], users[0]), *fine.input[1:3]]
-        arguments += [_last(graph, coarse, users[0]), *repeated.input[1:3], *users[0].input[1:3]]
-        _call(graph, kind, arguments, users[0])
+        arguments = [_last(graph, fine.input[0], sink), *fine.input[1:3]]
+        arguments += [_last(graph, coarse, sink), *repeated.input[1:3], *sink.input[1:3]]
+        _call(graph, kind, arguments, sink)
         counts[kind] = counts.get(kind, 0) + 1
     return counts
 
@@ -304,13 +298,7 @@ def _coarse(graph: Graph, repeated: onnx.NodeProto) -> tuple[str | None, str]:
     if types[:3] != ["QuantizeLinear", "Resize", "DequantizeLinear"]:
         return None, ""
     quantize, resize, reader = chain[:3]
-    attributes = {a.name: helper.get_attribute_value(a) for a in resize.attribute}
-    nearest = (
-        attributes.get("mode") == b"nearest"
-        and attributes.get("coordinate_transformation_mode") == b"asymmetric"
-        and attributes.get("nearest_mode") == b"floor"
-        and len(resize.input) == 4
-    )
+    nearest = repeats_pixels(resize) and len(resize.input) == 4  # to given sizes
     scales = [[graph.array(name) for name in node.input[1:3]] for node in (quantize, reader)]
     return ("ResizeAdd", reader.input[0]) if nearest and scales[0] == scales[1] else (None, "")
 
@@ -320,13 +308,12 @@ def _replace_pools(graph: Graph) -> dict[str, int]:
     count = 0
     wanted = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4, "ceil_mode": 1, "count_include_pad": 1}
     for node in [node for node in graph.proto.node if node.op_type == "AveragePool"]:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        reader, users = graph.maker(node.input[0]), graph.users(node.output[0])
-        quantized = reader is not None and reader.op_type == "DequantizeLinear" and len(users) == 1
-        if not quantized or users[0].op_type != "QuantizeLinear" or not wanted.items() <= attributes.items():
+        reader, sink = graph.maker(node.input[0]), graph.quantized_by(node)
+        quantized = reader is not None and reader.op_type == "DequantizeLinear" and sink is not None
+        if not quantized or not wanted.items() <= attributes_of(node).items():
             continue
-        arguments = [_last(graph, reader.input[0], users[0]), *reader.input[1:3], *users[0].input[1:3]]
-        _call(graph, "AveragePool", arguments, users[0])
+        arguments = [_last(graph, reader.input[0], sink), *reader.input[1:3], *sink.input[1:3]]
+        _call(graph, "AveragePool", arguments, sink)
         count += 1
     return {"AveragePool": count} if count else {}
 

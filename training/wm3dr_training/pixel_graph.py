@@ -13,6 +13,7 @@ onnxruntime computes 8-bit convolutions with the channels last. The rewrites fol
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,17 @@ from onnx import TensorProto, helper, numpy_helper
 FOLDED = 4
 """Pixels of a row that become one cell; 4 is faster than 2 and 8."""
 _ARITHMETIC = {"Sub": np.subtract, "Add": np.add, "Mul": np.multiply, "Div": np.divide}
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def repeats_pixels(resize: onnx.NodeProto) -> bool:
+    """Whether a Resize takes pixel ⌊i / scale⌋ for pixel i."""
+    wanted = {"mode": b"nearest", "coordinate_transformation_mode": b"asymmetric", "nearest_mode": b"floor"}
+    return wanted.items() <= attributes_of(resize).items()
 
 
 class Graph:
@@ -39,6 +51,11 @@ class Graph:
 
     def array(self, tensor: str) -> NDArray[np.generic]:
         return numpy_helper.to_array(self.constants[tensor])
+
+    def quantized_by(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """Return the QuantizeLinear that alone uses a node's result, if there is one."""
+        users = self.users(node.output[0])
+        return users[0] if len(users) == 1 and users[0].op_type == "QuantizeLinear" else None
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
@@ -142,7 +159,7 @@ def fold_columns(graph: Graph) -> None:
     planes = graph.users("image")[0]
     reader = graph.users(planes.output[0])[0]  # DequantizeLinear
     stem = graph.users(reader.output[0])[0]
-    attributes = {a.name: helper.get_attribute_value(a) for a in stem.attribute}
+    attributes = attributes_of(stem)
     wanted = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1], "dilations": [1, 1], "group": 1}
     makers = [graph.maker(name) for name in stem.input[1:]]
     (quantize,) = graph.users(stem.output[0])
@@ -193,21 +210,17 @@ def fold_columns(graph: Graph) -> None:
 def repeat_by_copies(graph: Graph) -> None:
     """Replace every Resize that doubles height and width by repetition, between quantized tensors, by two Concat."""
     for node in [node for node in graph.proto.node if node.op_type == "Resize"]:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         reader = graph.maker(node.input[0])
-        users = graph.users(node.output[0])
+        sink = graph.quantized_by(node)
         doubles = (
             len(node.input) == 3
             and node.input[2] in graph.constants
             and graph.array(node.input[2]).tolist() == [1, 1, 2, 2]
-            and attributes.get("mode") == b"nearest"
-            and attributes.get("coordinate_transformation_mode") == b"asymmetric"
-            and attributes.get("nearest_mode") == b"floor"
+            and repeats_pixels(node)
         )
-        quantized = reader is not None and reader.op_type == "DequantizeLinear" and len(users) == 1
-        if not (doubles and quantized and users[0].op_type == "QuantizeLinear"):
+        if not doubles or sink is None or reader is None or reader.op_type != "DequantizeLinear":
             continue
-        own, its = ([graph.array(name) for name in n.input[1:]] for n in (reader, users[0]))
+        own, its = ([graph.array(name) for name in n.input[1:]] for n in (reader, sink))
         if own != its:
             continue  # repeated in another scale
         at = f"{node.name}_"
@@ -226,11 +239,11 @@ def repeat_by_copies(graph: Graph) -> None:
             helper.make_node("Add", [at + "columns"] * 2, [at + "doubled"]),
             helper.make_node("Concat", [at + "batch", rest, at + "doubled", at + "channels"], [at + "to"], axis=0),
             helper.make_node("Reshape", [at + "rows", at + "to"], [at + "all"]),  # (B, 2 H, 2 W, C)
-            helper.make_node("Transpose", [at + "all"], [users[0].output[0]], perm=[0, 3, 1, 2]),
+            helper.make_node("Transpose", [at + "all"], [sink.output[0]], perm=[0, 3, 1, 2]),
         ]
         graph.insert(node, nodes)
         graph.proto.node.remove(node)
-        graph.proto.node.remove(users[0])
+        graph.proto.node.remove(sink)
 
 
 def return_features(graph: Graph) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -7,13 +7,17 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wm3dr_core::raster::View;
 use wm3dr_core::shade::{self, Surfaces};
-use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS, camera};
+use wm3dr_core::{FaceModel, FaceModelParts, LANDMARKS, Result, camera};
 
 use crate::arrays::{Any, Array, Is, array, constant, illuminations, motions};
 use crate::errors::{ModelError, raised};
 use crate::raster::{Maps, maps};
 
 type Out<'py, T> = PyResult<Bound<'py, PyArrayDyn<T>>>;
+/// Identity and expression of F faces.
+type Shape<'a> = (&'a [f32], &'a [f32]);
+/// Rotations and translations of F faces.
+type Motion<'a> = (&'a [[f32; 9]], &'a [[f32; 3]]);
 
 #[pyclass(name = "FaceModel", module = "wm3dr._native", frozen)]
 pub(crate) struct PyFaceModel {
@@ -169,13 +173,8 @@ impl PyFaceModel {
         translations: &Bound<'py, PyAny>,
         threads: usize,
     ) -> Out<'py, f32> {
-        let (identity, expression) = self.shape_coefficients(identity, expression)?;
-        let faces = identity.len(0);
-        let (rotations, translations) = motions(rotations, translations, faces)?;
-        let shape = (identity.values()?, expression.values()?);
-        let motion = (rotations.rows()?, translations.rows()?);
-        let out = py.detach(|| self.model.vertices_camera(shape, motion, threads)).map_err(raised)?;
-        array(py, out.into_flattened(), &[faces, self.model.n_vertices(), 3])
+        let decode = |shape: Shape<'_>, motion: Motion<'_>| self.model.vertices_camera(shape, motion, threads);
+        self.placed(py, (identity, expression), (rotations, translations), self.model.n_vertices(), decode)
     }
 
     fn stored_vertices<'py>(
@@ -187,13 +186,8 @@ impl PyFaceModel {
         translations: &Bound<'py, PyAny>,
         threads: usize,
     ) -> Out<'py, f32> {
-        let (identity, expression) = self.shape_coefficients(identity, expression)?;
-        let faces = identity.len(0);
-        let (rotations, translations) = motions(rotations, translations, faces)?;
-        let shape = (identity.values()?, expression.values()?);
-        let motion = (rotations.rows()?, translations.rows()?);
-        let out = py.detach(|| self.model.stored_vertices(shape, motion, threads)).map_err(raised)?;
-        array(py, out.into_flattened(), &[faces, self.model.n_stored(), 3])
+        let decode = |shape: Shape<'_>, motion: Motion<'_>| self.model.stored_vertices(shape, motion, threads);
+        self.placed(py, (identity, expression), (rotations, translations), self.model.n_stored(), decode)
     }
 
     fn refine<'py>(&self, py: Python<'py>, stored: &Bound<'py, PyAny>, threads: usize) -> Out<'py, f32> {
@@ -273,6 +267,24 @@ impl PyFaceModel {
 impl PyFaceModel {
     pub(crate) fn model(&self) -> &FaceModel {
         &self.model
+    }
+
+    /// `n` vertices of each of F faces in the camera frame, as `decode` makes them.
+    fn placed<'py>(
+        &self,
+        py: Python<'py>,
+        (identity, expression): (&Bound<'py, PyAny>, &Bound<'py, PyAny>),
+        (rotations, translations): (&Bound<'py, PyAny>, &Bound<'py, PyAny>),
+        n: usize,
+        decode: impl Fn(Shape<'_>, Motion<'_>) -> Result<Vec<[f32; 3]>> + Send + Sync,
+    ) -> Out<'py, f32> {
+        let (identity, expression) = self.shape_coefficients(identity, expression)?;
+        let faces = identity.len(0);
+        let (rotations, translations) = motions(rotations, translations, faces)?;
+        let shape = (identity.values()?, expression.values()?);
+        let motion = (rotations.rows()?, translations.rows()?);
+        let out = py.detach(|| decode(shape, motion)).map_err(raised)?;
+        array(py, out.into_flattened(), &[faces, n, 3])
     }
 
     fn shape_coefficients<'py>(

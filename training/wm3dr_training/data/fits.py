@@ -90,7 +90,7 @@ class CropColors:
         skin : (S', S') uint8
             Its skin mask.
         vertices : (N, 3) float32
-            Of the refined mesh, camera frame, mm.
+            Camera frame, mm; of the stored mesh, or of the refined one, which begins with them.
 
         Returns
         -------
@@ -184,7 +184,7 @@ def fit_rows(
         out["rotation"][number] = ray.T @ fit.rotation
         rotation, translation = fit.rotation[None].astype(np.float32), fit.translation[None].astype(np.float32)
         coefficients = out["identity"][[number]], out["expression"][[number]]
-        vertices = runtime_model.native.vertices_camera(*coefficients, rotation, translation, 1)[0]
+        vertices = runtime_model.native.stored_vertices(*coefficients, rotation, translation, 1)[0]
         image = fine[fine_row[row]] if fine is not None and fine_row[row] >= 0 else images[row]
         color = colors.fit(image, skins[row], vertices)
         if color is not None:

@@ -249,12 +249,11 @@ impl Block {
 
     /// Some rows of one map, from row `at.2` of the output on.
     fn band(&self, middle: &Middle, map: Map, at: (u64, usize, usize), output: &mut [u8], scratch: &mut Scratch) {
-        let Middle { kernel, pads: [top, left, _, _], padding } = middle;
+        let Middle { kernel, pads: [top, left, _, right], padding } = middle;
         let (channels, stride, columns) = (kernel.channels, kernel.stride, map.columns);
         let line = columns * self.project.outputs;
         let first = at.2;
         // Padded rows. What the kernel reads beyond the padding is of results that are not used.
-        let [_, _, _, right] = middle.pads;
         let bytes = ((left + map.width + right).max(kernel.padded(columns)) * channels).next_multiple_of(64);
         let together = (HELD.saturating_sub(kernel.size * bytes) / (stride * bytes) + 1).min(BAND);
         let held = ((together - 1) * stride + kernel.size) * bytes;

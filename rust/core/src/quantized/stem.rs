@@ -48,7 +48,7 @@ impl Stem {
         self.channels
     }
 
-    /// Pixels that a cell gives, and their channels.
+    /// Pixels of the map that a cell gives.
     pub(super) fn pixels(&self) -> usize {
         self.pixels
     }
